@@ -1,0 +1,59 @@
+# Every target makes the virtual environment that it needs: `make demo` and `make test` are all it takes on a machine with Python.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: help demo test check wheel bench clean
+
+help:
+	@echo "make demo    run the bank example on its own sample"
+	@echo "make test    run all the tests, with branch coverage"
+	@echo "make check   check formatting, lint and types"
+	@echo "make wheel   build the wheel and try it in an empty environment"
+	@echo "make bench   run the benchmarks"
+	@echo "make clean   remove what the others made"
+
+.venv/base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@echo "Setting up .venv (once) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[examples]"
+	@touch $@
+
+.venv/test: .venv/base
+	@$(PY) -m pip install --quiet --disable-pip-version-check --group test
+	@touch $@
+
+.venv/check: .venv/test
+	@$(PY) -m pip install --quiet --disable-pip-version-check --group check
+	@touch $@
+
+demo: .venv/base
+	@mkdir -p demo
+	$(PY) -m examples.bank --db demo/bank.sqlite --balances demo/balances.csv
+
+test: .venv/test
+	@rm -f .coverage .coverage.*
+	$(PY) -m coverage run -m pytest
+	@$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+
+check: .venv/check
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pyright
+
+wheel: .venv/check
+	@rm -rf dist .wheel-venv
+	$(PY) -m build --outdir dist
+	$(PY) -m venv .wheel-venv
+	.wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd / && "$(CURDIR)/.wheel-venv/bin/python" "$(CURDIR)/tests/try_wheel.py"
+
+bench: .venv/base
+	$(PY) benchmarks/lookup.py
+
+clean:
+	rm -rf .venv .wheel-venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build demo dist

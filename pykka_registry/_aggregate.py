@@ -1,0 +1,187 @@
+"""The mixin that makes an actor an aggregate: it has a key, and its registry knows it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import pykka
+
+from pykka_registry._checks import check_arguments, check_bases, check_key, check_startable
+from pykka_registry._future import Future
+from pykka_registry._inbox import Inbox
+from pykka_registry._life import Life, live
+from pykka_registry._table import Blueprint, Entry, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from pykka._actor import ActorInbox
+
+    from pykka_registry._registry import RegistryRef
+    from pykka_registry._table import Incarnation
+
+__all__ = ["AggregateMixin"]
+
+
+class AggregateMixin(pykka.Actor):
+    """Makes an actor the aggregate of a key: registered when it starts, unregistered when it ends.
+
+    It goes before the actor class:
+
+        class Account(AggregateMixin, pykka.ThreadingActor):
+            def on_start(self) -> None:
+                self.balance = 0
+
+    The actor's life is the one that Pykka documents, but for four things:
+
+    * the constructor runs in the actor's own thread, right before `on_start`;
+    * a message that is left over when the actor ends fails with `Undeliverable`, a
+      `pykka.ActorDeadError`, as soon as the actor is known to end, and a leftover `tell` is logged;
+    * `ref.stop()` returns once the key is free;
+    * an `ask` whose handler ends with a `BaseException` that is no `Exception` fails with
+      `Undeliverable`.
+
+    No hook needs to call the mixin's: none is there to be called.
+    """
+
+    _pykka_registry_life: Life
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class that could not work."""
+        super().__init_subclass__(**kwargs)
+        check_bases(cls, AggregateMixin)
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        """Make what a ref copies, before a constructor makes one."""
+        self = super().__new__(cls)
+        self._pykka_registry_life = Life(None)
+        return self
+
+    @classmethod
+    def start(
+        cls,
+        registry: RegistryRef[Any],
+        key: Hashable,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> pykka.ActorRef[Self]:
+        """Start an aggregate under `key` and wait until its `on_start` has ended.
+
+        Claiming the key is atomic: of many callers one starts the aggregate, and nothing is
+        constructed for the others. If the key's last incarnation is still stopping, this waits for
+        its end. The constructor and `on_start` run in the aggregate's own thread.
+
+        Args:
+            registry: The registry to start it in. Its class must be this class or a base of it.
+            key: Any hashable value.
+            *args: For the constructor of this incarnation only. Without any arguments it gets the
+                registry's.
+            timeout: Seconds to wait at most. It ends the wait, not the activation. A constructor's
+                own argument of this name is given by position, or by the registry.
+            **kwargs: For the constructor of this incarnation only.
+
+        Returns:
+            The ref of this incarnation; `registry.get(key)` finds it.
+
+        Raises:
+            KeyAlreadyRegistered: If the key has a live actor, or one that is starting.
+            Quarantined: If an abandoned incarnation holds the key.
+            RegistryStopped: If the registry is stopping or has stopped.
+            TypeError: If the key cannot be hashed, the class is not the registry's, or the
+                constructor does not take the arguments.
+            WaitCycle: If the calling aggregate would wait for itself.
+            pykka.Timeout: After `timeout` seconds.
+            Exception: What the constructor or `on_start` raised. The key is free then.
+
+        """
+        table = getattr(registry, "_table", None)
+        if not isinstance(table, Table):
+            msg = (
+                f"{cls.__name__}.start() takes the registry and the key first, not {registry!r}: "
+                f"{cls.__name__}.start(registry, key, ...)"
+            )
+            raise TypeError(msg)
+        check_key(key)
+        check_startable(cls)
+        blueprint = table.blueprint
+        if blueprint is not None and not issubclass(cls, blueprint.aggregate_class):
+            expected = blueprint.aggregate_class.__name__
+            msg = (
+                f"registry {table.name!r} starts {expected} and its subclasses, "
+                f"which {cls.__name__} is not"
+            )
+            raise TypeError(msg)
+        if blueprint is None or args or kwargs:
+            check_arguments(cls, args, kwargs)
+            blueprint = Blueprint(cls, args, kwargs)
+        elif blueprint.aggregate_class is not cls:
+            check_arguments(cls, blueprint.args, blueprint.kwargs)
+            blueprint = Blueprint(cls, blueprint.args, blueprint.kwargs)
+        return table.wait(table.start(key, blueprint, exclusive=True), timeout)
+
+    @property
+    def key(self) -> Any:
+        """The key that names this aggregate. There from the first line of `__init__` on."""
+        return self._pykka_registry_entry("key").key
+
+    @property
+    def registry(self) -> RegistryRef[Any]:
+        """The registry that this aggregate lives in. There from the first line of `__init__` on."""
+        registry: Any = self._pykka_registry_entry("registry").table.registry_ref
+        return registry  # type: ignore[no-any-return]
+
+    def _pykka_registry_entry(self, name: str) -> Entry:
+        incarnation = self._pykka_registry_life.incarnation
+        if incarnation is None:
+            cls = type(self).__name__
+            msg = (
+                f"this {cls} has no {name}: it was constructed by hand; "
+                f"start it with {cls}.start(registry, key)"
+            )
+            raise AttributeError(msg)
+        return incarnation.entry
+
+    # Pykka's extension points.
+
+    @property
+    def actor_inbox(  # pyright: ignore[reportIncompatibleVariableOverride]  # it has a setter
+        self,
+    ) -> ActorInbox:
+        """See `pykka.Actor.actor_inbox`."""
+        return cast("ActorInbox", self._pykka_registry_life.inbox)
+
+    @actor_inbox.setter
+    def actor_inbox(self, _inbox: ActorInbox) -> None:
+        """Ignore what Pykka's constructor sets: the inbox was there before."""
+
+    @property
+    def actor_stopped(  # pyright: ignore[reportIncompatibleVariableOverride]  # it has a setter
+        self,
+    ) -> threading.Event:
+        """See `pykka.Actor.actor_stopped`."""
+        return self._pykka_registry_life.stopped
+
+    @actor_stopped.setter
+    def actor_stopped(self, _event: threading.Event) -> None:
+        """Ignore what Pykka's constructor sets: the flag was there before."""
+
+    @staticmethod
+    def _create_actor_inbox() -> ActorInbox:
+        return cast("ActorInbox", Inbox())
+
+    @staticmethod
+    def _create_future() -> pykka.Future[Any]:
+        return Future()
+
+    @classmethod
+    def _pykka_registry_launch(cls, incarnation: Incarnation) -> None:
+        """Start the thread in which the incarnation is constructed, lives and ends."""
+        threading.Thread(
+            target=live,
+            args=(incarnation,),
+            name=f"{cls.__name__}-{incarnation.number}",
+            daemon=cast("type[pykka.ThreadingActor]", cls).use_daemon_thread,
+        ).start()

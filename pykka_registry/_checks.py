@@ -1,0 +1,136 @@
+"""Wrong use, found at the earliest moment, with the fix in the text."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+import pykka
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "check_aggregate_class",
+    "check_arguments",
+    "check_bases",
+    "check_foreign",
+    "check_is_tuple",
+    "check_key",
+    "check_ref",
+    "check_startable",
+]
+
+# What a runtime is made of in Pykka: a class that overrides one of these brings a runtime of its
+# own.
+_RUNTIME = frozenset(
+    {
+        "_actor_loop",
+        "_actor_loop_running",
+        "_actor_loop_setup",
+        "_actor_loop_teardown",
+        "_create_actor_inbox",
+        "_create_future",
+        "_start_actor_loop",
+    }
+)
+
+
+def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
+    """Raise `TypeError` if `cls` has its bases in the wrong order, or another runtime."""
+    fix = f"write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
+    before = cls.__mro__[: cls.__mro__.index(mixin)]
+    for base in before:
+        if issubclass(base, pykka.Actor) and not issubclass(base, mixin):
+            msg = (
+                f"{mixin.__name__} must come before {base.__name__} "
+                f"in the bases of {cls.__name__}: {fix}"
+            )
+            raise TypeError(msg)
+    for base in cls.__mro__:
+        if base not in {mixin, pykka.ThreadingActor, pykka.Actor}:
+            own = _RUNTIME & vars(base).keys()
+            if own:
+                msg = (
+                    f"{base.__name__} is a runtime of its own, "
+                    f"for it defines {', '.join(sorted(own))}; "
+                    f" {mixin.__name__} works with pykka.ThreadingActor: {fix}"
+                )
+                raise TypeError(msg)
+
+
+def check_aggregate_class(cls: object, mixin: type[Any]) -> None:
+    """Raise `TypeError` if `cls` is no aggregate class that can be started."""
+    if not (isinstance(cls, type) and issubclass(cls, mixin)):
+        msg = (
+            f"{cls!r} is no aggregate class: write "
+            f"class Account({mixin.__name__}, pykka.ThreadingActor), and pass the class"
+        )
+        raise TypeError(msg)
+    check_startable(cast("type[pykka.Actor]", cls))
+
+
+def check_is_tuple(args: object) -> None:
+    """Raise `TypeError` for `args=(one)`, which is no tuple."""
+    if not isinstance(args, tuple):
+        msg = f"args must be a tuple, not {args!r}: for one argument write args=(argument,)"
+        raise TypeError(msg)
+
+
+def check_startable(cls: type[pykka.Actor]) -> None:
+    """Raise `TypeError` if `cls` has no runtime to live on, or lacks a method that it must have."""
+    if not issubclass(cls, pykka.ThreadingActor):
+        msg = (
+            f"{cls.__name__} has no runtime: "
+            f"write class {cls.__name__}(AggregateMixin, pykka.ThreadingActor)"
+        )
+        raise TypeError(msg)
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        msg = f"{cls.__name__} is abstract: it lacks {missing}"
+        raise TypeError(msg)
+
+
+def check_arguments(cls: type[pykka.Actor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise `TypeError` if the constructor of `cls` does not take these arguments."""
+    try:
+        signature = inspect.signature(cls.__init__)
+    except ValueError:  # pragma: no cover  # a constructor written in C may have no signature
+        return
+    try:
+        signature.bind(None, *args, **kwargs)
+    except TypeError as error:
+        takes = ", ".join(list(map(str, signature.parameters.values()))[1:])
+        msg = f"{cls.__name__}({takes}) does not take these arguments: {error}"
+        raise TypeError(msg) from None
+
+
+def check_key(key: object) -> None:
+    """Raise `TypeError` if `key` cannot be a key."""
+    try:
+        hash(key)
+    except TypeError as error:
+        msg = (
+            f"a key must be hashable, and {key!r} is not ({error}); "
+            "use a str, an int, a UUID or a tuple of such"
+        )
+        raise TypeError(msg) from None
+
+
+def check_ref(ref: object, what: str) -> None:
+    """Raise `TypeError` if `ref` is no actor's ref, and `ActorDeadError` if it is a dead one's."""
+    if not isinstance(ref, pykka.ActorRef):
+        msg = f"{what} must be an ActorRef, as an actor's start() returns it, not {ref!r}"
+        raise TypeError(msg)
+    if not ref.is_alive():
+        msg = f"{what} {ref} is dead; start it anew"
+        raise pykka.ActorDeadError(msg)
+
+
+def check_foreign(ref: object, mixin: type[Any], fix: str) -> None:
+    """Raise `TypeError` if `ref` is an aggregate's."""
+    if issubclass(getattr(ref, "actor_class", type(None)), mixin):
+        msg = (
+            f"{ref} is an aggregate, which its registry registers and unregisters by itself: {fix}"
+        )
+        raise TypeError(msg)

@@ -1,0 +1,105 @@
+"""The errors of the registry: each is named by the state it found and carries the key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+__all__ = [
+    "KeyAlreadyRegistered",
+    "Quarantined",
+    "RegistryError",
+    "RegistryStopped",
+    "Undeliverable",
+    "WaitCycle",
+]
+
+# The texts are worded in `__str__`, not in `__init__`: an error may be created while a lock is
+# held, and a key's `__repr__` is user code.
+
+
+class RegistryError(Exception):
+    """Base class of every error that the registry itself raises."""
+
+
+class KeyAlreadyRegistered(RegistryError):  # noqa: N818  # named by the state, as `Timeout` is
+    """The key has a live owner, so nothing was constructed and nothing was registered."""
+
+    key: Hashable
+    """The key that was asked for."""
+
+    ref: pykka.ActorRef[Any] | None
+    """The owner's ref, or `None` while the owner is still being constructed."""
+
+    def __init__(self, key: Hashable, ref: pykka.ActorRef[Any] | None) -> None:
+        super().__init__(key, ref)
+        self.key = key
+        self.ref = ref
+
+    def __str__(self) -> str:
+        owner = "an actor that is starting" if self.ref is None else str(self.ref)
+        return (
+            f"key {self.key!r} is taken by {owner}; "
+            "use get_or_start() for whichever actor has the key, or stop that one first"
+        )
+
+
+class Quarantined(RegistryError):  # noqa: N818
+    """The key is held by an abandoned incarnation: one whose thread did not end in time."""
+
+    key: Hashable
+    """The key that was asked for."""
+
+    def __init__(self, key: Hashable) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"key {self.key!r} is held by an incarnation that did not end in time; "
+            "the key is free again when that incarnation's thread ends"
+        )
+
+
+class RegistryStopped(RegistryError):  # noqa: N818
+    """The registry is stopping or has stopped, or this process is a fork of the one it lives in."""
+
+
+class WaitCycle(RegistryError):  # noqa: N818
+    """Waiting here would never end: what is waited for already waits for the one that asks."""
+
+    keys: tuple[Hashable, ...]
+    """The keys along the cycle, beginning with the one that was to be waited for."""
+
+    def __init__(self, keys: Sequence[Hashable]) -> None:
+        super().__init__(tuple(keys))
+        self.keys = tuple(keys)
+
+    def __str__(self) -> str:
+        chain = ", which waits for ".join(f"{key!r}" for key in self.keys)
+        return (
+            f"waiting for {chain}, would never end: the one that asks is already being waited for; "
+            "send with tell(), or with ask(block=False) and no get() inside the handler"
+        )
+
+
+class Undeliverable(RegistryError, pykka.ActorDeadError):  # noqa: N818
+    """The message was not handled, or its handler ended without an answer; `__cause__` says why."""
+
+    key: Hashable
+    """The key of the aggregate that the message was for."""
+
+    why: str
+    """What became of the aggregate, in words."""
+
+    def __init__(self, key: Hashable, why: str) -> None:
+        super().__init__(key, why)
+        self.key = key
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"aggregate {self.key!r} {self.why}"

@@ -1,0 +1,218 @@
+"""One incarnation's life, from its constructor to the last line of its teardown, in its own thread.
+
+This is the one module that stands in for Pykka's actor loop. Of Pykka's private parts it calls
+`_handle_receive`, which takes a message to its handler; `tests/test_pykka_facts.py` pins what is
+relied on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+from pykka_registry import _waits
+from pykka_registry._events import EndReason
+from pykka_registry._exceptions import Undeliverable
+from pykka_registry._future import Future
+from pykka_registry._inbox import Inbox, answer, fail, is_stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka._envelope import Envelope
+
+    from pykka_registry._aggregate import AggregateMixin
+    from pykka_registry._table import Incarnation
+
+__all__ = ["Life", "live"]
+
+logger = logging.getLogger("pykka_registry")
+
+
+class StopFlag(threading.Event):
+    """The event by which Pykka tells whether an actor is alive; to set it ends the aggregate."""
+
+    def __init__(self, life: Life) -> None:
+        super().__init__()
+        self._life = life
+
+    def set(self) -> None:
+        """End the aggregate, then set the flag."""
+        if not self.is_set():
+            self._life.end()
+            super().set()
+
+
+class Life:
+    """What an aggregate has from before its constructor to after its end.
+
+    All fields are written by the aggregate's own thread only, but for one case: somebody outside
+    who sets the stop flag of a ref runs `end` in their thread, which appends to `stops` before the
+    aggregate's thread can go on.
+    """
+
+    def __init__(self, incarnation: Incarnation | None) -> None:
+        self.incarnation = incarnation
+        self.inbox = Inbox(None if incarnation is None else incarnation.entry)
+        self.stopped = StopFlag(self)
+        self.cause: BaseException | None = None
+        """What it failed of."""
+        self.stops: list[Envelope[Any]] = []
+        """Who asked it to stop: answered when the key is free."""
+        self.stops_all = False
+        """A handler ended with SystemExit or its like."""
+
+    def run(self, incarnation: Incarnation) -> EndReason:
+        """Construct the actor, start it and serve it until it ends.
+
+        Whatever user code raises goes no further.
+        """
+        blueprint = incarnation.blueprint
+        cls = blueprint.aggregate_class
+        try:
+            actor = cls.__new__(cls, *blueprint.args, **blueprint.kwargs)
+            actor._pykka_registry_life = self
+            actor.__init__(*blueprint.args, **blueprint.kwargs)  # type: ignore[misc]  # as cls() does
+            if not hasattr(actor, "actor_urn"):
+                pykka.Actor.__init__(
+                    actor
+                )  # the user's constructor has forgotten super().__init__()
+            pykka.ActorRegistry.register(actor.actor_ref)
+        except BaseException as error:  # noqa: BLE001  # nothing may leave a claimed key behind
+            self._log_failed_start(error)
+            self.stopped.set()
+            return EndReason.START_FAILED
+        try:
+            actor.on_start()
+        except BaseException as error:  # noqa: BLE001
+            self._log_failed_start(error)
+            self._die(actor)
+            return EndReason.START_FAILED
+        if self.stopped.is_set():
+            return EndReason.START_FAILED
+        if not incarnation.entry.table.activated(incarnation, actor.actor_ref):
+            actor.stop()
+        return self._serve(actor)
+
+    def end(self) -> None:
+        """Hide the aggregate, and answer whoever waits for a reply that will not come.
+
+        This runs right before the stop flag is set, and whatever ends an actor in Pykka sets that:
+        so a ref that `get` has returned was alive then, and who waits in vain learns it before
+        `on_stop` or `on_failure` runs, which may be waiting for them in turn.
+        """
+        if self.incarnation is None:
+            return
+        entry = self.incarnation.entry
+        entry.table.stopping(self.incarnation)
+        lost = 0
+        for envelope in self.inbox.close(self._undeliverable):
+            if is_stop(envelope):
+                self.stops.append(envelope)
+            elif envelope.reply_to is None:
+                lost += 1
+            else:
+                fail(envelope, self._undeliverable())
+        if lost:
+            logger.warning("%s ended with %d messages left over that nobody waits for", self, lost)
+
+    def _serve(self, actor: AggregateMixin) -> EndReason:
+        """Handle one message after the other, as Pykka's loop does."""
+        while not self.stopped.is_set():
+            envelope = self.inbox.get()
+            if envelope is None:
+                break
+            if isinstance(envelope.reply_to, Future) and not envelope.reply_to.begin():
+                continue  # whoever asked has been told that it will not be handled
+            try:
+                reply = actor._handle_receive(envelope.message)
+            except Exception as error:
+                if envelope.reply_to is None:
+                    self._fail(actor, error)
+                    return EndReason.FAILED
+                logger.info("%s answers with an exception", self, exc_info=error)
+                fail(envelope, error)
+            except BaseException as error:  # noqa: BLE001
+                if is_stop(envelope):  # it came from on_stop, so that has run
+                    self._log_failed_hook(error)
+                    self.stops.append(envelope)
+                    break
+                self._exit(actor, error, envelope)
+                return EndReason.FAILED
+            else:
+                if is_stop(envelope):
+                    self.stops.append(envelope)
+                else:
+                    answer(envelope, reply)
+        return EndReason.STOPPED
+
+    def _fail(self, actor: AggregateMixin, error: Exception) -> None:
+        """End because a `tell` raised."""
+        self.cause = error
+        logger.error("%s failed", self, exc_info=error)
+        self._die(actor)
+        self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))
+
+    def _exit(self, actor: AggregateMixin, error: BaseException, envelope: Envelope[Any]) -> None:
+        """End because a handler raised SystemExit or its like, as all actors now will."""
+        self.cause = error
+        self.stops_all = True
+        logger.debug("%s ends all actors, for %r", self, error)
+        fail(envelope, self._undeliverable(f"ended with {type(error).__name__} in the handler"))
+        self._die(actor)
+        self._run_hook(actor.on_stop)
+
+    def _die(self, actor: AggregateMixin) -> None:
+        pykka.ActorRegistry.unregister(actor.actor_ref)
+        self.stopped.set()
+
+    def _undeliverable(self, why: str = "ended before it handled the message") -> Undeliverable:
+        assert self.incarnation is not None
+        error = Undeliverable(self.incarnation.entry.key, why)
+        error.__cause__ = self.cause
+        return error
+
+    def _run_hook(self, hook: Callable[[], None]) -> None:
+        try:
+            hook()
+        except BaseException as error:  # noqa: BLE001  # the end must be seen to the end
+            self._log_failed_hook(error)
+
+    def _log_failed_hook(self, error: BaseException) -> None:
+        logger.error("%s raised in its last hook", self, exc_info=error)
+
+    def _log_failed_start(self, error: BaseException) -> None:
+        self.cause = error
+        logger.error("%s failed to start", self, exc_info=error)
+
+    def __str__(self) -> str:
+        assert self.incarnation is not None
+        cls = self.incarnation.blueprint.aggregate_class
+        return f"{cls.__name__} {self.incarnation.entry.key!r} #{self.incarnation.number}"
+
+
+def live(incarnation: Incarnation) -> None:
+    """Run the whole life of an incarnation; the body of its thread."""
+    entry = incarnation.entry
+    table = entry.table
+    if not table.begin(incarnation):
+        return
+    life = Life(incarnation)
+    reason = EndReason.FAILED
+    try:
+        with _waits.running(entry):
+            reason = life.run(incarnation)
+    finally:
+        life.stopped.set()
+        table.ended(incarnation, reason, life.cause)
+        for envelope in life.stops:
+            answer(envelope, None)
+    if life.stops_all:
+        # Pykka does this before the teardown. Here it comes last: it waits for every other actor,
+        # and some of them may be waiting for this one.
+        pykka.ActorRegistry.stop_all()
+    else:
+        table.leave()

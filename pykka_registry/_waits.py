@@ -1,0 +1,122 @@
+"""Who waits for whom: finds the wait that would close a cycle before it blocks.
+
+A thread that runs an aggregate's code may block on something that only another aggregate's code can
+bring about: a reply, the end of an activation, the end of a teardown. Those waits are the edges of
+a graph; a cycle in it can never resolve itself, so the wait that would close one is refused with
+`WaitCycle`.
+
+Who may touch what:
+
+* `_blocked` is read and written only under `_lock`. Publishing an edge and looking for a cycle is
+  one step under it, so of two waits that would close a cycle together exactly one is refused, and
+  no cycle is reported that is not there: as long as the lock is held nobody else can begin to wait,
+  so a thread that was found blocked on a thread that was found blocked stays so.
+* `Waited.runner` is written by the thread that runs that aggregate's code, before it begins and
+  after it ends.
+* `_mine` is the calling thread's own.
+
+The lock is a leaf: nothing else is acquired and no user code runs under it. A thread that runs no
+aggregate cannot be waited for and skips all this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from pykka_registry._exceptions import WaitCycle
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Hashable
+
+__all__ = ["Wait", "Waited", "blocked_on", "forget_after_fork", "running", "runs_here"]
+
+
+class Waited(Protocol):
+    """Something that is waited for: a key, whose present incarnation some thread may be running."""
+
+    key: Hashable
+    runner: int | None
+
+
+class Wait(Protocol):
+    """One wait: over when it is done, and depending on its target until then."""
+
+    target: Waited | None
+
+    def done(self) -> bool:
+        """Tell whether nobody needs to wait any longer."""
+        ...
+
+
+class _Mine(threading.local):
+    def __init__(self) -> None:
+        self.running: list[Waited] = []
+
+
+_mine = _Mine()
+_lock = threading.Lock()
+_blocked: dict[int, Wait] = {}
+
+
+@contextlib.contextmanager
+def running(waited: Waited) -> Generator[None]:
+    """Mark the calling thread as the one that runs the code of `waited`."""
+    waited.runner = threading.get_ident()
+    _mine.running.append(waited)
+    try:
+        yield
+    finally:
+        _mine.running.pop()
+        waited.runner = None
+
+
+def runs_here() -> list[Waited]:
+    """Return what the calling thread is running, the innermost last."""
+    return _mine.running
+
+
+@contextlib.contextmanager
+def blocked_on(wait: Wait) -> Generator[None]:
+    """Publish that the calling thread is about to block on `wait`, for as long as the body runs.
+
+    Raises:
+        WaitCycle: if the wait could never end; the body has not run then.
+
+    """
+    if not _mine.running or wait.target is None:
+        yield
+        return
+    me = threading.get_ident()
+    with _lock:
+        cycle = _cycle(wait, me)
+        if not cycle:
+            _blocked[me] = wait
+    if cycle:
+        raise WaitCycle(cycle)
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocked.pop(me, None)
+
+
+def _cycle(wait: Wait | None, me: int) -> list[Hashable]:
+    """Return the keys on the way if the waits lead from `wait` back to `me`. Needs the lock."""
+    keys: list[Hashable] = []
+    while wait is not None and not wait.done() and wait.target is not None:
+        keys.append(wait.target.key)
+        runner = wait.target.runner
+        if runner == me:
+            return keys
+        # This ends: a cycle among the others would have been refused to the one that closed it.
+        wait = None if runner is None else _blocked.get(runner)
+    return []
+
+
+def forget_after_fork() -> None:
+    """Begin anew in a forked child, where none of the waiting threads exists."""
+    global _lock  # noqa: PLW0603  # the old lock may be held by a thread that does not exist here
+    _lock = threading.Lock()
+    _blocked.clear()
