@@ -147,25 +147,25 @@ class AggregateMixin(pykka.Actor):
     # Pykka's extension points.
 
     @property
-    def actor_inbox(  # pyright: ignore[reportIncompatibleVariableOverride]  # it has a setter
-        self,
-    ) -> ActorInbox:
+    def actor_inbox(self) -> ActorInbox:
         """See `pykka.Actor.actor_inbox`."""
         return cast("ActorInbox", self._pykka_registry_life.inbox)
 
     @actor_inbox.setter
-    def actor_inbox(self, _inbox: ActorInbox) -> None:
+    def actor_inbox(  # pyright: ignore[reportIncompatibleVariableOverride]  # same in use
+        self, _inbox: ActorInbox
+    ) -> None:
         """Ignore what Pykka's constructor sets: the inbox was there before."""
 
     @property
-    def actor_stopped(  # pyright: ignore[reportIncompatibleVariableOverride]  # it has a setter
-        self,
-    ) -> threading.Event:
+    def actor_stopped(self) -> threading.Event:
         """See `pykka.Actor.actor_stopped`."""
         return self._pykka_registry_life.stopped
 
     @actor_stopped.setter
-    def actor_stopped(self, _event: threading.Event) -> None:
+    def actor_stopped(  # pyright: ignore[reportIncompatibleVariableOverride]  # same in use
+        self, _event: threading.Event
+    ) -> None:
         """Ignore what Pykka's constructor sets: the flag was there before."""
 
     @staticmethod

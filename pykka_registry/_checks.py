@@ -41,7 +41,7 @@ def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
     fix = f"write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
     before = cls.__mro__[: cls.__mro__.index(mixin)]
     for base in before:
-        if issubclass(base, pykka.Actor) and not issubclass(base, mixin):
+        if pykka.Actor in base.__mro__ and mixin not in base.__mro__:
             msg = (
                 f"{mixin.__name__} must come before {base.__name__} "
                 f"in the bases of {cls.__name__}: {fix}"
@@ -79,7 +79,9 @@ def check_is_tuple(args: object) -> None:
 
 def check_startable(cls: type[pykka.Actor]) -> None:
     """Raise `TypeError` if `cls` has no runtime to live on, or lacks a method that it must have."""
-    if not issubclass(cls, pykka.ThreadingActor):
+    # Not issubclass(): after a class definition that was refused, abc may answer from a cache that the
+    # half-made class shares with its base.
+    if pykka.ThreadingActor not in cls.__mro__:
         msg = (
             f"{cls.__name__} has no runtime: "
             f"write class {cls.__name__}(AggregateMixin, pykka.ThreadingActor)"

@@ -1,0 +1,179 @@
+"""What several tests use: actors that can be held up, a referee, and ways to wait without sleeping."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import traceback
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pykka
+
+from pykka_registry import AggregateMixin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Hashable, Iterable
+
+T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds after which something that must happen has not happened."""
+
+
+def wait_for(event: threading.Event) -> None:
+    """Wait for what must happen."""
+    assert event.wait(PATIENCE), "it has not happened"
+
+
+class Gate:
+    """A point that a thread reaches and passes only when it is let through."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        wait_for(self.opened)
+
+    def wait_until_reached(self) -> None:
+        wait_for(self.reached)
+
+    def open(self) -> None:
+        self.opened.set()
+
+
+class Counting(AggregateMixin, pykka.ThreadingActor):
+    """An aggregate that counts, and does what tests ask of it."""
+
+    def on_start(self) -> None:
+        self.count = 0
+
+    def add(self, amount: int = 1) -> int:
+        self.count += amount
+        return self.count
+
+    def whoami(self) -> tuple[Hashable, str]:
+        return self.key, self.actor_urn
+
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in this aggregate's handler."""
+        return function(*args)
+
+    def wait_at(self, gate: Gate) -> None:
+        gate.pass_through()
+
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+
+class Listener(pykka.ThreadingActor):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+        self._waiting: list[tuple[Callable[[list[Any]], bool], threading.Event]] = []
+
+    def on_receive(self, message: Any) -> None:
+        self.told.append(message)
+        for condition, event in self._waiting:
+            if condition(self.told):
+                event.set()
+
+    def notify_when(self, condition: Callable[[list[Any]], bool], event: threading.Event) -> None:
+        self._waiting.append((condition, event))
+        if condition(self.told):
+            event.set()
+
+
+def told_when(
+    listener: pykka.ActorRef[Listener], condition: Callable[[list[Any]], bool]
+) -> list[Any]:
+    """Wait until what the listener was told fulfils the condition, and return it."""
+    event = threading.Event()
+    proxy = listener.proxy()
+    proxy.notify_when(condition, event).get()
+    wait_for(event)
+    told: list[Any] = proxy.told.get()
+    return list(told)
+
+
+def told_count(listener: pykka.ActorRef[Listener], count: int) -> list[Any]:
+    """Wait until the listener was told so many things, and return them."""
+    return told_when(listener, lambda told: len(told) >= count)
+
+
+class Referee:
+    """Counts the live incarnations of each key from outside, and remembers every foul."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live: Counter[Hashable] = Counter()
+        self.entered: Counter[Hashable] = Counter()
+        self.fouls: list[Hashable] = []
+
+    def enter(self, key: Hashable) -> None:
+        with self._lock:
+            self._live[key] += 1
+            self.entered[key] += 1
+            if self._live[key] > 1:
+                self.fouls.append(key)
+
+    def leave(self, key: Hashable) -> None:
+        with self._lock:
+            self._live[key] -= 1
+
+    def live(self) -> int:
+        with self._lock:
+            return sum(self._live.values())
+
+
+def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:
+    """Run the functions at the same moment, a thread each; return what they return or raise."""
+    todo = list(functions)
+    barrier = threading.Barrier(len(todo))
+    results: list[T | BaseException | None] = [None] * len(todo)
+
+    def run(i: int, function: Callable[[], T]) -> None:
+        barrier.wait(PATIENCE)
+        try:
+            results[i] = function()
+        except BaseException as error:  # noqa: BLE001
+            results[i] = error
+
+    threads = [threading.Thread(target=run, args=(i, f)) for i, f in enumerate(todo)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        if thread.is_alive():
+            frame = sys._current_frames()[thread.ident or 0]
+            raise AssertionError("a thread hangs:\n" + "".join(traceback.format_stack(frame)))
+    return results  # type: ignore[return-value]  # a T may be None
+
+
+@contextlib.contextmanager
+def tiny_switch_interval() -> Generator[None]:
+    """Let threads interrupt each other after every few instructions."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def start_thread(function: Callable[[], object]) -> threading.Thread:
+    """Run the function in a thread of its own, which a test joins."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    return thread
+
+
+def join(thread: threading.Thread) -> None:
+    """Wait for a thread that must end."""
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "the thread hangs"

@@ -1,0 +1,709 @@
+"""The mixin: the class checks, and every way in which an aggregate's life can go."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pykka
+import pytest
+
+from pykka_registry import (
+    AggregateMixin,
+    AggregateRegistry,
+    EndReason,
+    Registered,
+    RegistryRef,
+    Terminated,
+    Undeliverable,
+)
+from tests.support import Counting, Gate, Listener, in_threads, join, start_thread, told_count
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+# The class.
+
+
+def test_the_mixin_after_the_actor_class_is_refused_with_the_fix() -> None:
+    with pytest.raises(
+        TypeError, match=r"write class Account\(AggregateMixin, pykka.ThreadingActor\)"
+    ):
+
+        class Account(pykka.ThreadingActor, AggregateMixin):
+            pass
+
+
+def test_another_actor_class_before_the_mixin_is_refused() -> None:
+    class Base(pykka.ThreadingActor):
+        pass
+
+    with pytest.raises(TypeError, match="AggregateMixin must come before Base in the bases"):
+
+        class Account(Base, Counting):
+            pass
+
+
+def test_another_runtime_is_refused_with_the_fix() -> None:
+    class OwnLoop(pykka.ThreadingActor):
+        def _start_actor_loop(self) -> None:
+            raise NotImplementedError
+
+    with pytest.raises(TypeError, match=r"OwnLoop is a runtime of its own.*_start_actor_loop"):
+
+        class Account(AggregateMixin, OwnLoop):
+            pass
+
+    class Gevent(pykka.Actor):
+        @staticmethod
+        def _create_actor_inbox() -> Any:
+            raise NotImplementedError
+
+    with pytest.raises(TypeError, match=r"write class Other\(AggregateMixin, pykka.ThreadingActor"):
+
+        class Other(AggregateMixin, Gevent):  # type: ignore[misc]
+            pass
+
+
+def test_a_class_without_a_runtime_is_refused_when_it_is_started() -> None:
+    class Half(AggregateMixin):
+        pass
+
+    with pytest.raises(TypeError, match="Half has no runtime: write class Half"):
+        AggregateRegistry.start(Half)  # type: ignore[type-abstract]
+
+
+def test_an_abstract_class_is_refused_and_says_what_it_lacks() -> None:
+    import abc
+
+    class Abstract(AggregateMixin, pykka.ThreadingActor):
+        @abc.abstractmethod
+        def interest(self) -> int: ...
+
+    with pytest.raises(TypeError, match="Abstract is abstract: it lacks interest"):
+        AggregateRegistry.start(Abstract)  # type: ignore[type-abstract]
+
+
+def test_a_mixin_of_ones_own_may_come_between() -> None:
+    class Logged(AggregateMixin):
+        def name(self) -> str:
+            return f"the {self.key}"
+
+    class Account(Logged, pykka.ThreadingActor):
+        pass
+
+    with AggregateRegistry.start(Account) as registry:
+        assert registry.get_or_start("a").proxy().name().get() == "the a"
+
+
+def test_an_aggregate_made_by_hand_works_but_has_no_key() -> None:
+    counting = Counting()
+    counting.on_start()
+    assert counting.add(2) == 2
+    with pytest.raises(AttributeError, match=r"Counting has no key.*Counting.start\(registry, key"):
+        counting.key  # noqa: B018
+    with pytest.raises(AttributeError, match="has no registry"):
+        counting.registry  # noqa: B018
+    assert counting.actor_ref.is_alive()
+    counting.actor_stopped.set()
+    assert not counting.actor_ref.is_alive()
+
+
+# Constructor and hooks.
+
+
+def test_key_and_registry_are_there_from_the_constructor_on() -> None:
+    seen: list[tuple[str, object, object]] = []
+
+    class Nosy(AggregateMixin, pykka.ThreadingActor):
+        def __init__(self) -> None:
+            seen.append(("before super", self.key, self.registry))
+            super().__init__()
+            seen.append(("after super", self.key, self.registry))
+
+        def on_start(self) -> None:
+            seen.append(("on_start", self.key, self.registry))
+
+        def on_stop(self) -> None:
+            seen.append(("on_stop", self.key, self.registry))
+
+    with AggregateRegistry.start(Nosy) as registry:
+        registry.get_or_start("a").stop()
+        assert seen == [
+            (when, "a", registry) for when in ("before super", "after super", "on_start", "on_stop")
+        ]
+
+
+def test_forgetting_super_switches_nothing_off() -> None:
+    class Forgetful(AggregateMixin, pykka.ThreadingActor):
+        def __init__(self) -> None:  # noqa: D107
+            self.received: list[Any] = []
+
+        def on_start(self) -> None: ...
+
+        def on_stop(self) -> None: ...
+
+        def on_failure(
+            self,
+            exception_type: type[BaseException] | None,
+            exception_value: BaseException | None,
+            traceback: TracebackType | None,
+        ) -> None: ...
+
+        def on_receive(self, message: Any) -> Any:
+            self.received.append(message)
+            return len(self.received)
+
+    with AggregateRegistry.start(Forgetful) as registry:
+        ref = registry.get_or_start("a")
+        assert ref.ask("x") == 1
+        assert registry["a"] is ref
+        assert ref.stop() is True
+        assert "a" not in registry
+
+
+def test_constructor_and_hooks_run_in_one_thread_of_the_aggregates_own() -> None:
+    threads: list[threading.Thread] = []
+
+    class Where(AggregateMixin, pykka.ThreadingActor):
+        def __init__(self) -> None:
+            super().__init__()
+            threads.append(threading.current_thread())
+
+        def on_start(self) -> None:
+            threads.append(threading.current_thread())
+
+        def on_stop(self) -> None:
+            threads.append(threading.current_thread())
+
+    with AggregateRegistry.start(Where) as registry:
+        registry.get_or_start("a").stop()
+    assert len(threads) == 3
+    assert len(set(threads)) == 1
+    assert threads[0].name == "Where-1"
+    assert threads[0] is not threading.current_thread()
+
+
+def test_daemon_threads_are_as_the_class_says() -> None:
+    class Daemon(AggregateMixin, pykka.ThreadingActor):
+        use_daemon_thread = True
+
+        def is_daemon(self) -> bool:
+            return threading.current_thread().daemon
+
+    with AggregateRegistry.start(Daemon) as registry:
+        assert registry.get_or_start("a").proxy().is_daemon().get() is True
+
+
+def test_a_proxy_made_in_the_constructor_works() -> None:
+    class Deferring(AggregateMixin, pykka.ThreadingActor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.done = threading.Event()
+            self._later = self.actor_ref.proxy()
+
+        def work(self) -> None:
+            self._later.done.set()
+
+        def work_later(self) -> None:
+            self._later.finish.defer()
+
+        def finish(self) -> None:
+            self.done.set()
+
+    with AggregateRegistry.start(Deferring) as registry:
+        ref = registry.get_or_start("a")
+        done = ref.proxy().done.get()
+        ref.proxy().work_later().get()
+        assert done.wait(60)
+
+
+# Every end: what the hook table of Pykka's documentation has, each with its hooks, its reason and a free key.
+
+
+class Hooked(AggregateMixin, pykka.ThreadingActor):
+    """Records its hooks, and raises where it is told to."""
+
+    def __init__(self, calls: list[str], raises: dict[str, BaseException]) -> None:
+        super().__init__()
+        self._calls = calls
+        self._raises = raises
+        self._called("__init__")
+
+    def _called(self, hook: str) -> None:
+        self._calls.append(hook)
+        if hook in self._raises:
+            raise self._raises[hook]
+
+    def on_start(self) -> None:
+        self._called("on_start")
+
+    def on_stop(self) -> None:
+        self._called("on_stop")
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._called(f"on_failure({exception_value!r})")
+
+    def on_receive(self, message: Any) -> Any:
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+
+class Ends:
+    """A registry of `Hooked` and what became of it."""
+
+    def __init__(
+        self, raises: dict[str, BaseException], listener: pykka.ActorRef[Listener]
+    ) -> None:
+        self.calls: list[str] = []
+        self.registry = AggregateRegistry.start(Hooked, args=(self.calls, raises))
+        self.registry.subscribe(listener)
+        self._listener = listener
+
+    def expect(self, *expected: Registered | Terminated) -> None:
+        """Check that these and no other events came, that the key is free, and that all shuts down."""
+        events = told_count(self._listener, len(expected))
+        assert events == list(expected)
+        assert "a" not in self.registry
+        assert self.registry.drain() == []
+        assert self._listener.proxy().told.get() == list(expected)
+
+
+def test_a_stopped_aggregate_runs_on_stop(listener: pykka.ActorRef[Listener]) -> None:
+    ends = Ends({}, listener)
+    ref = ends.registry.get_or_start("a")
+    assert ref.stop() is True
+    assert ends.calls == ["__init__", "on_start", "on_stop"]
+    ends.expect(Registered("a", 1, ref), Terminated("a", 1, EndReason.STOPPED))
+
+
+def test_an_aggregate_that_stops_itself_runs_on_stop(listener: pykka.ActorRef[Listener]) -> None:
+    ends = Ends({}, listener)
+    ref = ends.registry.get_or_start("a")
+    ref.proxy().stop().get()
+    ends.expect(Registered("a", 1, ref), Terminated("a", 1, EndReason.STOPPED))
+    assert ends.calls == ["__init__", "on_start", "on_stop"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])
+@pytest.mark.parametrize("hook", ["__init__", "on_start"])
+def test_a_start_that_fails_runs_no_hook_and_frees_the_key(
+    hook: str,
+    error: BaseException,
+    listener: pykka.ActorRef[Listener],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ends = Ends({hook: error}, listener)
+    for _ in range(2):
+        with pytest.raises(BaseException) as raised:  # noqa: PT011
+            ends.registry.get_or_start("a")
+        if isinstance(error, Exception):
+            assert raised.value is error
+        else:
+            assert isinstance(raised.value, Undeliverable)
+            assert raised.value.__cause__ is error
+            assert str(raised.value) == "aggregate 'a' ended before its start was complete"
+        assert "a" not in ends.registry
+    assert ends.calls == (["__init__", "on_start"] if hook == "on_start" else ["__init__"]) * 2
+    assert "Hooked 'a' #1 failed to start" in caplog.text
+    ends.expect(
+        Terminated("a", 1, EndReason.START_FAILED), Terminated("a", 2, EndReason.START_FAILED)
+    )
+
+
+def test_terminated_carries_the_cause(listener: pykka.ActorRef[Listener]) -> None:
+    error = ValueError("no")
+    ends = Ends({"on_start": error}, listener)
+    with pytest.raises(ValueError, match="no"):
+        ends.registry.start_new("a")
+    assert told_count(listener, 1)[0].cause is error
+    ends.registry.stop()
+
+
+def test_a_failing_tell_runs_on_failure_only(
+    listener: pykka.ActorRef[Listener], caplog: pytest.LogCaptureFixture
+) -> None:
+    ends = Ends({}, listener)
+    ref = ends.registry.get_or_start("a")
+    ref.tell(ValueError("no"))
+    ends.expect(Registered("a", 1, ref), Terminated("a", 1, EndReason.FAILED))
+    assert ends.calls == ["__init__", "on_start", "on_failure(ValueError('no'))"]
+    assert "Hooked 'a' #1 failed" in caplog.text
+    assert not ref.is_alive()
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("in a hook"), SystemExit(2)])
+def test_on_failure_may_fail(
+    raised: BaseException,
+    listener: pykka.ActorRef[Listener],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ends = Ends({"on_failure(ValueError('no'))": raised}, listener)
+    ref = ends.registry.get_or_start("a")
+    ref.tell(ValueError("no"))
+    ends.expect(Registered("a", 1, ref), Terminated("a", 1, EndReason.FAILED))
+    assert "Hooked 'a' #1 raised in its last hook" in caplog.text
+
+
+def test_an_exception_that_an_asker_gets_ends_nothing(
+    listener: pykka.ActorRef[Listener], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ends = Ends({}, listener)
+    ref = ends.registry.get_or_start("a")
+    with pytest.raises(ValueError, match="no"):
+        ref.ask(ValueError("no"))
+    assert ref.ask("still there") == "still there"
+    assert "Hooked 'a' #1 answers with an exception" in caplog.text
+    ref.stop()
+    ends.expect(Registered("a", 1, ref), Terminated("a", 1, EndReason.STOPPED))
+
+
+@pytest.mark.parametrize("raised", [ValueError("in on_stop"), SystemExit(2)])
+def test_on_stop_may_fail(raised: BaseException, listener: pykka.ActorRef[Listener]) -> None:
+    ends = Ends({"on_stop": raised}, listener)
+    bystander = pykka.ThreadingActor.start()
+    ref = ends.registry.get_or_start("a")
+    assert ref.stop() is True
+    assert ends.calls == ["__init__", "on_start", "on_stop"]
+    ends.expect(Registered("a", 1, ref), Terminated("a", 1, EndReason.STOPPED))
+    assert bystander.is_alive()
+    bystander.stop()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize("call", ["ask", "tell"])
+def test_a_base_exception_in_a_handler_stops_every_actor(
+    call: str, error: BaseException, listener: pykka.ActorRef[Listener]
+) -> None:
+    ends = Ends({}, listener)
+    bystander = pykka.ThreadingActor.start()
+    ref = ends.registry.get_or_start("a")
+    other = ends.registry.get_or_start("b")
+    if call == "tell":
+        ref.tell(error)
+    else:
+        with pytest.raises(Undeliverable) as raised:
+            ref.ask(error)
+        assert raised.value.__cause__ is error
+        assert raised.value.key == "a"
+        assert type(error).__name__ in str(raised.value)
+    for actor in (ref, other, bystander, ends.registry, listener):
+        assert actor.actor_stopped.wait(60)
+    assert ends.calls.count("on_stop") == 2
+    assert "a" not in ends.registry
+
+
+def test_a_base_exception_in_on_stop_after_one_in_a_handler_is_logged(
+    caplog: pytest.LogCaptureFixture, listener: pykka.ActorRef[Listener]
+) -> None:
+    ends = Ends({"on_stop": SystemExit(4)}, listener)
+    ref = ends.registry.get_or_start("a")
+    with pytest.raises(Undeliverable):
+        ref.ask(SystemExit(3))
+    ends.registry.drain()
+    assert "raised in its last hook" in caplog.text
+    assert ends.calls == ["__init__", "on_start", "on_stop"]
+
+
+def test_stop_all_ends_everything(listener: pykka.ActorRef[Listener]) -> None:
+    ends = Ends({}, listener)
+    refs = [ends.registry.get_or_start(key) for key in "abc"]
+    assert pykka.ActorRegistry.stop_all() == [True] * 5
+    assert not any(ref.is_alive() for ref in [*refs, ends.registry])
+    assert ends.calls.count("on_stop") == 3
+
+
+def test_a_stop_flag_that_somebody_sets_from_outside_ends_the_aggregate(
+    listener: pykka.ActorRef[Listener],
+) -> None:
+    ends = Ends({}, listener)
+    ref = ends.registry.get_or_start("a")
+    ref.actor_stopped.set()
+    ref.actor_stopped.set()
+    ends.expect(Registered("a", 1, ref), Terminated("a", 1, EndReason.STOPPED))
+    pykka.ActorRegistry.unregister(ref)
+
+
+def test_a_stop_flag_set_in_on_start_makes_the_start_fail(
+    listener: pykka.ActorRef[Listener],
+) -> None:
+    class Suicidal(AggregateMixin, pykka.ThreadingActor):
+        def on_start(self) -> None:
+            self.actor_stopped.set()
+            pykka.ActorRegistry.unregister(self.actor_ref)
+
+    with AggregateRegistry.start(Suicidal) as registry:
+        registry.subscribe(listener)
+        with pytest.raises(Undeliverable):
+            registry.get_or_start("a")
+        assert told_count(listener, 1) == [Terminated("a", 1, EndReason.START_FAILED)]
+
+
+def test_a_thread_that_cannot_start_frees_the_key(
+    listener: pykka.ActorRef[Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = Ends({}, listener)
+
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            ends.registry.get_or_start("a")
+        assert pykka.ActorRegistry.get_by_class(Hooked) == []
+    ref = ends.registry.get_or_start("a")
+    assert ends.calls == ["__init__", "on_start"]
+    ref.stop()
+    ends.expect(
+        Terminated("a", 1, EndReason.START_FAILED),
+        Registered("a", 2, ref),
+        Terminated("a", 2, EndReason.STOPPED),
+    )
+
+
+def test_a_successor_whose_thread_cannot_start_fails_its_waiters_and_frees_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+    normal = threading.Thread.start
+
+    class SlowToStop(AggregateMixin, pykka.ThreadingActor):
+        def on_stop(self) -> None:
+            gate.pass_through()
+
+    def no_thread(self: threading.Thread) -> None:
+        if self.name.startswith("SlowToStop"):
+            raise RuntimeError("can't start new thread")
+        normal(self)
+
+    with AggregateRegistry.start(SlowToStop) as registry:
+        registry.get_or_start("a").stop(block=False)
+        gate.wait_until_reached()
+        future = registry.proxy().get_or_start("a").get()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            gate.open()
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                future.get()
+        assert registry.get_or_start("a").is_alive()
+
+
+def test_a_registry_whose_thread_cannot_start_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            AggregateRegistry.start(Counting)
+    assert pykka.ActorRegistry.get_all() == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_keyboard_interrupt_between_claim_and_activation_frees_the_key(
+    after: bool, counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt hits before the thread has started, or after: `Thread.start` waits for its thread."""
+    normal = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def interrupted(self: threading.Thread) -> None:
+        if after:
+            started.append(self)
+            normal(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            counters.get_or_start("a")
+    if after:
+        # Either the thread had taken over by then, or it found that it was not wanted.
+        counters.get_or_start("a")
+    else:
+        assert "a" not in counters
+        assert counters.start_new("a").is_alive()
+
+
+def test_an_interrupted_claim_is_shared_by_nobody() -> None:
+    """Others who wait for the same activation get `Undeliverable`, not somebody else's interrupt."""
+    with AggregateRegistry.start(Counting) as registry:
+        table = registry._table
+        launched = Gate()
+
+        def interrupted(incarnation: Any) -> None:
+            launched.pass_through()
+            raise KeyboardInterrupt
+
+        table._launch = interrupted  # type: ignore[method-assign]
+        errors: list[BaseException] = []
+
+        def first() -> None:
+            try:
+                registry.get_or_start("a")
+            except BaseException as error:  # noqa: BLE001
+                errors.append(error)
+
+        thread = start_thread(first)
+        launched.wait_until_reached()
+        future = registry.proxy().get_or_start("a").get()
+        launched.open()
+        join(thread)
+        assert isinstance(errors[0], KeyboardInterrupt)
+        with pytest.raises(Undeliverable) as raised:
+            future.get()
+        assert isinstance(raised.value.__cause__, KeyboardInterrupt)
+        del table._launch
+        assert registry.get_or_start("a").is_alive()
+
+
+# Stopping.
+
+
+def test_messages_accepted_before_a_stop_are_handled(counters: RegistryRef[Counting]) -> None:
+    gate = Gate()
+    ref = counters.get_or_start("a")
+    proxy = ref.proxy()
+    proxy.wait_at(gate)
+    gate.wait_until_reached()
+    futures = [proxy.add() for _ in range(10)]
+    stopped = ref.stop(block=False)
+    late = [proxy.add() for _ in range(3)]
+    second = ref.stop(block=False)
+    gate.open()
+    assert stopped.get() is True
+    assert [future.get() for future in futures] == list(range(1, 11))
+    for future in late:
+        with pytest.raises(Undeliverable, match="aggregate 'a' ended before it handled"):
+            future.get()
+    # Pykka: true "if the actor is stopped or was being stopped at the time of the call".
+    assert second.get() is True
+
+
+def test_told_messages_that_are_left_over_are_logged(
+    counters: RegistryRef[Counting], caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    ref = counters.get_or_start("a")
+    proxy = ref.proxy()
+    proxy.wait_at(gate)
+    gate.wait_until_reached()
+    stopped = ref.stop(block=False)
+    for _ in range(3):
+        ref.tell("too late")
+    gate.open()
+    stopped.get()
+    assert "Counting 'a' #1 ended with 3 messages left over" in caplog.text
+
+
+def test_who_asks_a_failing_aggregate_gets_the_cause(counters: RegistryRef[Counting]) -> None:
+    gate = Gate()
+    ref = counters.get_or_start("a")
+    proxy = ref.proxy()
+    proxy.wait_at(gate)
+    gate.wait_until_reached()
+    error = ValueError("no")
+    proxy.fail.defer(error)
+    future = proxy.add()
+    gate.open()
+    with pytest.raises(Undeliverable) as raised:
+        future.get()
+    assert raised.value.__cause__ is error
+
+
+def test_when_stop_returns_the_key_is_free(counters: RegistryRef[Counting]) -> None:
+    for _ in range(100):
+        ref = counters.start_new("a")
+        assert ref.stop() is True
+        assert not counters._table._entries
+
+
+def test_a_successor_starts_only_after_on_stop_has_returned() -> None:
+    gate = Gate()
+    events: list[str] = []
+
+    class Slow(AggregateMixin, pykka.ThreadingActor):
+        def on_start(self) -> None:
+            events.append("start")
+
+        def on_stop(self) -> None:
+            gate.pass_through()
+            events.append("stopped")
+
+    with AggregateRegistry.start(Slow) as registry:
+        first = registry.get_or_start("a")
+        first.stop(block=False)
+        gate.wait_until_reached()
+        assert registry.get("a") is None
+        assert not first.is_alive()
+        future = registry.proxy().get_or_start("a").get()
+        assert events == ["start"]
+        gate.open()
+        assert future.get() is not first
+        assert events == ["start", "stopped", "start"]
+
+
+def test_many_stops_at_once_all_return_true(counters: RegistryRef[Counting]) -> None:
+    gate = Gate()
+    ref = counters.get_or_start("a")
+    ref.proxy().wait_at(gate)
+    gate.wait_until_reached()
+    stops = [ref.stop(block=False) for _ in range(10)]
+    gate.open()
+    assert [stop.get() for stop in stops] == [True] * 10
+    assert ref.stop() is False
+
+
+def test_an_answer_to_a_future_that_has_one_ends_nothing(counters: RegistryRef[Counting]) -> None:
+    gate = Gate()
+    ref = counters.get_or_start("a")
+    ref.proxy().wait_at(gate)
+    gate.wait_until_reached()
+    future: Any = ref.proxy().add(1)
+    gate2 = Gate()
+    during: Any = ref.proxy().wait_at(gate2)
+    failing: Any = ref.proxy().run(lambda: gate3.pass_through() or 1 / 0)
+    gate3 = Gate()
+    gate.open()
+    assert future.get() == 1
+    gate2.wait_until_reached()
+    during.set("somebody else's")
+    gate2.open()
+    gate3.wait_until_reached()
+    failing.set("somebody else's")
+    gate3.open()
+    assert ref.proxy().add(1).get() == 2
+    assert during.get() == "somebody else's"
+
+
+def test_concurrent_starters_share_one_failure() -> None:
+    gate = Gate()
+    constructed: list[object] = []
+
+    class Failing(AggregateMixin, pykka.ThreadingActor):
+        def on_start(self) -> None:
+            constructed.append(self)
+            gate.pass_through()
+            raise ValueError("no")
+
+    with AggregateRegistry.start(Failing) as registry:
+        first = registry.proxy().get_or_start("a").get()
+        gate.wait_until_reached()
+        futures = [registry.proxy().get_or_start("a").get() for _ in range(10)]
+        gate.open()
+        results = in_threads([future.get for future in [first, *futures]])
+        assert [type(result) for result in results] == [ValueError] * 11
+        assert len(constructed) == 1
+        assert "a" not in registry

@@ -1,0 +1,195 @@
+"""Listeners: one end per start, in order, whatever the listener does."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+from pykka_registry import (
+    AggregateMixin,
+    AggregateRegistry,
+    EndReason,
+    Registered,
+    RegistryRef,
+    Terminated,
+)
+from tests.support import (
+    Counting,
+    Gate,
+    Listener,
+    in_threads,
+    start_thread,
+    told_count,
+    told_when,
+    wait_for,
+)
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_each_start_has_one_end_and_they_alternate(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    counters.subscribe(listener)
+
+    def churn(key: int) -> None:
+        for i in range(50):
+            ref = counters.get_or_start(key)
+            if i % 2:
+                ref.stop()
+            else:
+                ref.proxy().fail.defer(ValueError("no"))
+                ref.actor_stopped.wait()
+
+    assert in_threads([lambda i=i: churn(i) for i in range(4)]) == [None] * 4  # type: ignore[misc]
+    ends = told_when(
+        listener, lambda told: sum(isinstance(event, Terminated) for event in told) == 200
+    )
+    by_key: defaultdict[Any, list[Any]] = defaultdict(list)
+    for event in ends:
+        by_key[event.key].append(event)
+    assert len(by_key) == 4
+    for events in by_key.values():
+        assert [type(event) for event in events] == [Registered, Terminated] * 50
+        numbers = [event.incarnation for event in events]
+        assert numbers[::2] == numbers[1::2] == sorted(set(numbers))
+
+
+def test_a_listener_hears_what_happens_after_it_subscribed(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    counters.get_or_start("before").stop()
+    counters.subscribe(listener)
+    counters.subscribe(listener)
+    ref = counters.get_or_start("a")
+    assert told_count(listener, 1) == [Registered("a", 2, ref)]
+    counters.unsubscribe(listener)
+    counters.unsubscribe(listener)
+    ref.stop()
+    counters.subscribe(listener)
+    other = counters.get_or_start("b")
+    assert told_count(listener, 2)[1] == Registered("b", 3, other)
+
+
+def test_a_dead_listener_is_dropped(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    dead = Listener.start()
+    counters.subscribe(dead)
+    counters.subscribe(listener)
+    dead.stop()
+    counters.get_or_start("a").stop()
+    assert len(told_count(listener, 2)) == 2
+    counters.ask("everything before this has been passed on")
+    assert counters._table._listeners == (listener,)
+
+
+def test_a_failing_listener_disturbs_nobody(
+    counters: RegistryRef[Counting],
+    listener: pykka.ActorRef[Listener],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class FullRef(pykka.ActorRef[Listener]):
+        def tell(self, message: Any) -> None:
+            raise RuntimeError("inbox is full")
+
+    failing = Listener.start()
+    failing.__class__ = FullRef
+    counters.subscribe(failing)
+    counters.subscribe(listener)
+    ref = counters.get_or_start("a")
+    assert told_count(listener, 1) == [Registered("a", 1, ref)]
+    assert "inbox is full" in caplog.text
+    assert counters.is_alive()
+    failing.stop()
+
+
+def test_a_slow_listener_disturbs_nobody(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    gate = Gate()
+
+    class Slow(pykka.ThreadingActor):
+        def on_receive(self, message: Any) -> None:
+            gate.pass_through()
+
+    slow = Slow.start()
+    counters.subscribe(slow)
+    counters.subscribe(listener)
+    refs = [counters.get_or_start(key) for key in range(10)]
+    gate.wait_until_reached()
+    for ref in refs:
+        ref.stop()
+    assert len(told_count(listener, 20)) == 20
+    gate.open()
+    slow.stop()
+
+
+def test_subscribing_works_as_a_message(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    counters.proxy().subscribe(listener).get()
+    ref = counters.get_or_start("a")
+    assert told_count(listener, 1) == [Registered("a", 1, ref)]
+    counters.proxy().unsubscribe(listener).get()
+    assert counters._table._listeners == ()
+
+
+def test_shutdown_tells_every_end_before_it_is_over(listener: pykka.ActorRef[Listener]) -> None:
+    registry = AggregateRegistry.start(Counting)
+    registry.subscribe(listener)
+    for key in range(20):
+        registry.get_or_start(key)
+    registry.stop()
+    told = listener.proxy().told.get()
+    ends = [event for event in told if isinstance(event, Terminated)]
+    assert sorted(event.key for event in ends) == list(range(20))
+    assert {event.reason for event in ends} == {EndReason.DRAINED}
+
+
+def test_a_listener_may_use_the_registry(counters: RegistryRef[Counting]) -> None:
+    """When `Terminated` arrives the key is free or about to be: a start succeeds."""
+    import threading
+
+    restarted = threading.Event()
+
+    class Restarter(pykka.ThreadingActor):
+        def on_receive(self, message: Any) -> None:
+            if isinstance(message, Terminated) and message.incarnation < 20:
+                counters.start_new(message.key)
+            elif isinstance(message, Terminated):
+                restarted.set()
+            else:
+                message.ref.stop(block=False)
+
+    restarter = Restarter.start()
+    counters.subscribe(restarter)
+    counters.start_new("a")
+    wait_for(restarted)
+    counters.unsubscribe(restarter)
+    restarter.stop()
+
+
+def test_an_abandoned_one_has_one_end(listener: pykka.ActorRef[Listener]) -> None:
+    gate = Gate()
+
+    class Stuck(AggregateMixin, pykka.ThreadingActor):
+        def wait_at(self) -> None:
+            gate.pass_through()
+
+    registry = AggregateRegistry.start(Stuck)
+    registry.subscribe(listener)
+    ref = registry.get_or_start("a")
+    ref.proxy().wait_at()
+    gate.wait_until_reached()
+    assert registry.drain(timeout=0.01) == ["a"]
+    gate.open()
+    ended = start_thread(lambda: ref.actor_stopped.wait())
+    ended.join()
+    assert listener.proxy().told.get() == [
+        Registered("a", 1, ref),
+        Terminated("a", 1, EndReason.ABANDONED),
+    ]

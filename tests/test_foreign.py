@@ -1,0 +1,183 @@
+"""Foreign actors: the registry keeps them for as long as they live, and never stops them."""
+
+from __future__ import annotations
+
+import pykka
+import pytest
+
+from pykka_registry import (
+    AggregateRegistry,
+    EndReason,
+    KeyAlreadyRegistered,
+    Registered,
+    RegistryRef,
+    Terminated,
+)
+from tests.support import Counting, Listener, in_threads, told_count
+
+
+class Foreign(pykka.ThreadingActor):
+    pass
+
+
+def test_a_registered_actor_is_found(counters: RegistryRef[Counting]) -> None:
+    ref = Foreign.start()
+    counters.register("f", ref)
+    assert counters.get("f") is ref
+    assert counters["f"] is ref
+    assert "f" in counters
+    assert len(counters) == 1
+    assert counters.items() == [("f", ref)]
+    assert counters.get_or_start("f") is ref
+    ref.stop()
+
+
+def test_to_register_it_again_does_nothing(counters: RegistryRef[Counting]) -> None:
+    ref = Foreign.start()
+    counters.register("f", ref)
+    counters.register("f", ref)
+    counters.register("g", ref)
+    assert counters.items() == [("f", ref), ("g", ref)]
+    ref.stop()
+
+
+def test_a_live_owner_is_not_replaced(counters: RegistryRef[Counting]) -> None:
+    one, two = Foreign.start(), Foreign.start()
+    counters.register("f", one)
+    with pytest.raises(KeyAlreadyRegistered) as raised:
+        counters.register("f", two)
+    assert raised.value.ref is one
+    with pytest.raises(KeyAlreadyRegistered):
+        counters.start_new("f")
+    aggregate = counters.get_or_start("a")
+    with pytest.raises(KeyAlreadyRegistered) as raised:
+        counters.register("a", two)
+    assert raised.value.ref is aggregate
+    one.stop()
+    two.stop()
+
+
+def test_of_many_who_register_at_once_one_wins(counters: RegistryRef[Counting]) -> None:
+    refs = [Foreign.start() for _ in range(8)]
+    for key in range(20):
+        results = in_threads([lambda ref=ref: counters.register(key, ref) for ref in refs])  # type: ignore[misc]
+        assert [r for r in results if r is None] == [None]
+        assert sum(isinstance(r, KeyAlreadyRegistered) for r in results) == 7
+    for ref in refs:
+        ref.stop()
+
+
+def test_a_dead_one_is_never_returned_and_is_replaced_at_once(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    counters.subscribe(listener)
+    one, two = Foreign.start(), Foreign.start()
+    counters.register("f", one)
+    one.stop()
+    assert counters.get("f") is None
+    assert "f" not in counters
+    assert len(counters) == 0
+    assert list(counters) == []
+    counters.register("f", two)
+    assert counters["f"] is two
+    two.stop()
+    aggregate = counters.start_new("f")
+    assert told_count(listener, 5) == [
+        Registered("f", 1, one),
+        Terminated("f", 1, EndReason.UNKNOWN),
+        Registered("f", 2, two),
+        Terminated("f", 2, EndReason.UNKNOWN),
+        Registered("f", 3, aggregate),
+    ]
+
+
+def test_the_dead_are_swept_and_reported_once(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    counters.subscribe(listener)
+    ref = Foreign.start()
+    alive = Foreign.start()
+    counters.register("f", ref)
+    counters.register("g", alive)
+    ref.stop()
+    assert told_count(listener, 3) == [
+        Registered("f", 1, ref),
+        Registered("g", 2, alive),
+        Terminated("f", 1, EndReason.UNKNOWN),
+    ]
+    assert "f" not in counters._table._foreign
+    alive.stop()
+
+
+def test_unregister_is_compare_and_delete(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    counters.subscribe(listener)
+    one, two = Foreign.start(), Foreign.start()
+    counters.register("f", one)
+    assert counters.unregister("f", two) is False
+    assert counters.unregister("nothing", one) is False
+    assert counters.get("f") is one
+    assert counters.unregister("f", one) is True
+    assert counters.unregister("f", one) is False
+    assert counters.get("f") is None
+    assert one.is_alive()
+    assert told_count(listener, 2)[1] == Terminated("f", 1, EndReason.UNREGISTERED)
+    one.stop()
+    two.stop()
+
+
+def test_a_dead_actor_is_not_registered(counters: RegistryRef[Counting]) -> None:
+    ref = Foreign.start()
+    ref.stop()
+    with pytest.raises(pykka.ActorDeadError, match="the actor to register Foreign .* is dead"):
+        counters.register("f", ref)
+
+
+def test_what_is_no_ref_is_not_registered(counters: RegistryRef[Counting]) -> None:
+    with pytest.raises(TypeError, match="must be an ActorRef, as an actor's start"):
+        counters.register("f", Foreign)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be an ActorRef"):
+        counters.subscribe("f")  # type: ignore[arg-type]
+
+
+def test_an_aggregate_registers_itself_and_the_error_says_how(
+    counters: RegistryRef[Counting],
+) -> None:
+    ref = counters.get_or_start("a")
+    with pytest.raises(TypeError, match=r"start it with Counting.start\(registry, key\)"):
+        counters.register("b", ref)
+    with pytest.raises(TypeError, match=r"stop it with its ref's stop\(\)"):
+        counters.unregister("a", ref)
+    assert counters["a"] is ref
+
+
+def test_a_registry_may_be_registered_in_a_registry(counters: RegistryRef[Counting]) -> None:
+    with AggregateRegistry.start(Counting) as other:
+        counters.register("other", other)
+        assert counters["other"] is other
+
+
+def test_shutdown_leaves_foreign_actors_alone(listener: pykka.ActorRef[Listener]) -> None:
+    registry = AggregateRegistry.start(Counting)
+    registry.subscribe(listener)
+    ref = Foreign.start()
+    registry.register("f", ref)
+    registry.stop()
+    assert ref.is_alive()
+    assert registry.get("f") is None
+    assert told_count(listener, 2) == [
+        Registered("f", 1, ref),
+        Terminated("f", 1, EndReason.UNREGISTERED),
+    ]
+    ref.stop()
+
+
+def test_register_and_unregister_work_as_messages(counters: RegistryRef[Counting]) -> None:
+    ref = Foreign.start()
+    proxy = counters.proxy()
+    proxy.register("f", ref).get()
+    assert proxy.get("f").get() is ref
+    assert proxy.unregister("f", ref).get() is True
+    assert counters.get("f") is None
+    ref.stop()

@@ -1,0 +1,177 @@
+"""The future: all that Pykka's promises, a target, and the choice between a handler and a withdrawal."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from typing import Any
+
+import pykka
+import pytest
+
+from pykka_registry._future import Future
+from tests.support import PATIENCE, Gate, in_threads, join, start_thread, tiny_switch_interval
+
+
+class Threading(pykka.ThreadingFuture[Any]):
+    pass
+
+
+# Pykka's own future is the model: whatever it does, ours does, too.
+@pytest.fixture(params=[Future, pykka.ThreadingFuture])
+def make(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_get_returns_what_was_set(make: Any) -> None:
+    future = make()
+    future.set(3)
+    assert future.get() == 3
+    assert future.get(timeout=0) == 3
+
+
+def test_get_raises_what_was_set(make: Any) -> None:
+    future = make()
+    try:
+        raise ValueError("no")
+    except ValueError:
+        future.set_exception()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            future.get()
+
+
+def test_an_exception_may_be_a_class_only(make: Any) -> None:
+    future = make()
+    future.set_exception((ValueError, None, None))
+    with pytest.raises(ValueError, match="^$"):
+        future.get()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01, -1])
+def test_get_gives_up_after_its_timeout(make: Any, timeout: float) -> None:
+    future = make()
+    with pytest.raises(pykka.Timeout, match=f"^{timeout} seconds$"):
+        future.get(timeout=timeout)
+    future.set(1)
+    assert future.get() == 1
+
+
+def test_it_is_set_once(make: Any) -> None:
+    future = make()
+    future.set(1)
+    for again in (
+        lambda: future.set(2),
+        lambda: future.set_exception((ValueError, ValueError(), None)),
+        lambda: future.set_get_hook(lambda _timeout: 3),
+    ):
+        with pytest.raises(queue.Full):
+            again()
+    assert future.get() == 1
+
+
+def test_a_future_with_a_hook_cannot_be_set(make: Any) -> None:
+    future = make()
+    future.set_get_hook(lambda timeout: ("hooked", timeout))
+    with pytest.raises(queue.Full):
+        future.set(1)
+    assert future.get(timeout=5) == ("hooked", 5)
+    assert future.get() == ("hooked", 5)
+
+
+def test_a_hook_runs_once_for_many(make: Any) -> None:
+    calls: list[object] = []
+    future = make()
+    future.set_get_hook(lambda timeout: calls.append(timeout) or len(calls))
+    assert in_threads([future.get] * 8) == [1] * 8
+    assert len(calls) == 1
+
+
+def test_who_waits_for_anothers_hook_gives_up_in_time() -> None:
+    gate = Gate()
+    future: Future[Any] = Future()
+    future.set_get_hook(lambda _timeout: gate.pass_through())
+    thread = start_thread(future.get)
+    gate.wait_until_reached()
+    with pytest.raises(pykka.Timeout):
+        future.get(timeout=0.01)
+    gate.open()
+    join(thread)
+    assert future.get() is None
+
+
+def test_everybody_who_waits_is_woken(make: Any) -> None:
+    future = make()
+    waiting = threading.Barrier(9)
+
+    def get() -> Any:
+        waiting.wait()
+        return future.get(timeout=PATIENCE)
+
+    def put() -> Any:
+        waiting.wait()
+        future.set(7)
+
+    assert in_threads([*[get] * 8, put]) == [7] * 8 + [None]
+
+
+def test_a_hook_wakes_who_waits() -> None:
+    future: Future[Any] = Future()
+    thread_results: list[Any] = []
+    thread = start_thread(lambda: thread_results.append(future.get()))
+    while not future._waiters:
+        pass
+    future.set_get_hook(lambda _timeout: "hooked")
+    join(thread)
+    assert thread_results == ["hooked"]
+
+
+def test_map_filter_join_and_reduce_work(make: Any) -> None:
+    one, two = make(), make()
+    one.set([1, 2, 3])
+    two.set([4])
+    assert one.map(sum).get() == 6
+    assert one.filter(lambda x: x > 1).get() == [2, 3]
+    assert one.join(two).get() == [[1, 2, 3], [4]]
+    assert one.reduce(lambda x, y: x + y).get() == 6
+    assert pykka.get_all([one, two]) == [[1, 2, 3], [4]]
+
+
+def test_it_can_be_awaited(make: Any) -> None:
+    async def wait() -> Any:
+        return await future
+
+    future = make()
+    future.set(3)
+    assert asyncio.run(wait()) == 3
+
+
+def test_a_withdrawn_message_is_not_begun() -> None:
+    future: Future[Any] = Future()
+    error = ValueError("given up")
+    assert future.withdraw(error) is True
+    assert future.begin() is False
+    assert future.fail(ValueError("too late")) is False
+    with pytest.raises(ValueError, match="given up"):
+        future.get()
+
+
+def test_a_message_that_has_begun_cannot_be_withdrawn() -> None:
+    future: Future[Any] = Future()
+    assert future.begin() is True
+    assert future.withdraw(ValueError("given up")) is False
+    future.set(1)
+    assert future.get() == 1
+
+
+def test_to_begin_and_to_withdraw_is_one_choice() -> None:
+    begun = withdrawn = 0
+    with tiny_switch_interval():
+        for _ in range(500):
+            future: Future[Any] = Future()
+            results = in_threads([future.begin, lambda f=future: f.withdraw(ValueError())])  # type: ignore[misc]
+            assert sorted(map(bool, results)) == [False, True]
+            begun += results[0] is True
+            withdrawn += results[1] is True
+    assert begun + withdrawn == 500

@@ -1,0 +1,633 @@
+"""The registry's end: everything ends with it, in parallel, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pykka
+import pytest
+
+from pykka_registry import (
+    AggregateMixin,
+    AggregateRegistry,
+    EndReason,
+    Quarantined,
+    RegistryRef,
+    RegistryStopped,
+    Terminated,
+)
+from tests.support import (
+    PATIENCE,
+    Counting,
+    Gate,
+    Listener,
+    in_threads,
+    join,
+    start_thread,
+    told_when,
+    wait_for,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_leaving_the_with_block_stops_everything() -> None:
+    before = set(threading.enumerate())
+    with AggregateRegistry.start(Counting) as registry:
+        refs = [registry.get_or_start(key) for key in range(20)]
+    assert not registry.is_alive()
+    assert not any(ref.is_alive() for ref in refs)
+    assert set(threading.enumerate()) == before
+    assert len(registry) == 0
+    assert not registry._table._entries
+    assert pykka.ActorRegistry.get_all() == []
+
+
+@pytest.mark.parametrize("round_", range(20))
+def test_when_stop_returns_no_thread_is_left(round_: int) -> None:
+    before = set(threading.enumerate())
+    registry = AggregateRegistry.start(Counting)
+    for key in range(round_):
+        registry.get_or_start(key)
+    assert registry.stop() is True
+    assert set(threading.enumerate()) == before
+
+
+def test_what_was_accepted_is_handled_first() -> None:
+    gate = Gate()
+    registry = AggregateRegistry.start(Counting)
+    proxy = registry.get_or_start("a").proxy()
+    proxy.wait_at(gate)
+    futures = [proxy.add() for _ in range(10)]
+    gate.wait_until_reached()
+    stopped = registry.stop(block=False)
+    gate.open()
+    assert stopped.get() is True
+    assert [future.get() for future in futures] == list(range(1, 11))
+    registry.stop()
+
+
+def test_aggregates_are_stopped_in_parallel() -> None:
+    everybody_stops = threading.Barrier(10)
+
+    class Meeting(AggregateMixin, pykka.ThreadingActor):
+        def on_stop(self) -> None:
+            everybody_stops.wait(PATIENCE)  # passes only if all ten are in here at once
+
+    with AggregateRegistry.start(Meeting) as registry:
+        for key in range(10):
+            registry.get_or_start(key)
+    assert not everybody_stops.broken
+
+
+def test_an_activation_that_was_under_way_is_stopped_when_it_ends() -> None:
+    gate = Gate()
+    hooks: list[str] = []
+
+    class Slow(AggregateMixin, pykka.ThreadingActor):
+        def on_start(self) -> None:
+            gate.pass_through()
+            hooks.append("on_start")
+
+        def on_stop(self) -> None:
+            hooks.append("on_stop")
+
+    registry = AggregateRegistry.start(Slow)
+    future = registry.proxy().get_or_start("a").get()
+    gate.wait_until_reached()
+    stopped = registry.stop(block=False)
+    registry.ask("by now it is stopping")
+    with pytest.raises(RegistryStopped):
+        registry.get_or_start("a")
+    gate.open()
+    assert stopped.get() is True
+    assert not future.get().is_alive()
+    assert hooks == ["on_start", "on_stop"]
+    registry.stop()
+
+
+def test_who_waits_for_a_predecessor_when_the_registry_stops_is_told() -> None:
+    gate = Gate()
+
+    class SlowToStop(AggregateMixin, pykka.ThreadingActor):
+        def on_stop(self) -> None:
+            gate.pass_through()
+
+    registry = AggregateRegistry.start(SlowToStop)
+    registry.get_or_start("a").stop(block=False)
+    gate.wait_until_reached()
+    future = registry.proxy().get_or_start("a").get()
+    stopped = registry.stop(block=False)
+    registry.ask("by now it is stopping")
+    gate.open()
+    with pytest.raises(RegistryStopped):
+        future.get()
+    stopped.get()
+    registry.stop()
+
+
+class Stuck(AggregateMixin, pykka.ThreadingActor):
+    """Hangs in one of its hooks, or in a handler, until the gate is opened."""
+
+    def __init__(self, where: str, gate: Gate) -> None:
+        super().__init__()
+        self._where = where
+        self._gate = gate
+
+    def on_start(self) -> None:
+        self._hang("on_start")
+
+    def on_stop(self) -> None:
+        self._hang("on_stop")
+
+    def handle(self) -> None:
+        self._hang("handler")
+
+    def _hang(self, where: str) -> None:
+        if self._where == where and self.key == "stuck":
+            self._gate.pass_through()
+
+
+@pytest.mark.parametrize("where", ["on_start", "handler", "on_stop"])
+def test_what_does_not_end_in_time_is_abandoned_by_name(
+    where: str, listener: pykka.ActorRef[Listener], caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    registry = AggregateRegistry.start(Stuck, args=(where, gate), name="accounts")
+    registry.subscribe(listener)
+    good = registry.get_or_start("good")
+    starting = registry.proxy().get_or_start("stuck").get()
+    if where != "on_start":
+        starting.get().proxy().handle()
+    if where != "on_stop":
+        gate.wait_until_reached()
+    with caplog.at_level("ERROR"):
+        assert registry.drain(timeout=0.05) == ["stuck"]
+    assert not good.is_alive()
+    assert not registry.is_alive()
+    assert "registry 'accounts' abandons 1 aggregates that did not end in time: 'stuck'" in (
+        caplog.text
+    )
+    ends = [event for event in listener.proxy().told.get() if isinstance(event, Terminated)]
+    assert {(event.key, event.reason) for event in ends} == {
+        ("good", EndReason.DRAINED),
+        ("stuck", EndReason.ABANDONED),
+    }
+    if where == "on_start":
+        with pytest.raises(RegistryStopped):
+            starting.get()
+    assert registry.get("stuck") is None
+    assert "stuck" in registry._table._entries
+    gate.open()
+    while registry._table._entries:  # its late end frees the key; its thread is what we wait for
+        for thread in threading.enumerate():
+            if thread.name.startswith("Stuck"):
+                join(thread)
+    assert registry._table._quarantined == 0
+    assert len(listener.proxy().told.get()) == len(ends) + (1 if where == "on_start" else 2)
+
+
+def test_an_abandoned_key_is_quarantined(caplog: pytest.LogCaptureFixture) -> None:
+    """A registry that has abandoned a key is stopping, so only its table can be asked."""
+    gate = Gate()
+    registry = AggregateRegistry.start(Stuck, args=("handler", gate))
+    ref = registry.get_or_start("stuck")
+    ref.proxy().handle()
+    gate.wait_until_reached()
+    table = registry._table
+    assert table.abandon() == ["stuck"]
+    assert table.abandon() == []
+    for call in (registry.get_or_start, registry.start_new):
+        with pytest.raises(Quarantined) as raised:
+            call("stuck")
+        assert raised.value.key == "stuck"
+        assert "did not end in time" in str(raised.value)
+    assert registry.get("stuck") is None
+    gate.open()
+    ref.stop()
+    assert registry.get_or_start("stuck") is not ref
+    registry.stop()
+
+
+def test_a_drain_may_be_made_shorter_but_not_longer() -> None:
+    gate = Gate()
+    registry = AggregateRegistry.start(Stuck, args=("handler", gate), drain_timeout=3600)
+    ref = registry.get_or_start("stuck")
+    ref.proxy().handle()
+    gate.wait_until_reached()
+    stopped = registry.stop(block=False)
+    with pytest.raises(pykka.Timeout):
+        registry.stop(timeout=0.01)
+    assert registry.drain(timeout=0.01) == ["stuck"]
+    assert stopped.get() is True
+    gate.open()
+    wait_for(ref.actor_stopped)
+
+
+def test_drains_at_once_all_return_the_same() -> None:
+    gate = Gate()
+    registry = AggregateRegistry.start(Stuck, args=("handler", gate))
+    ref = registry.get_or_start("stuck")
+    ref.proxy().handle()
+    gate.wait_until_reached()
+    calls: list[Callable[[], Any]] = [lambda: registry.drain(timeout=0.05) for _ in range(5)]
+    results = in_threads(calls)
+    assert set(map(str, results)) <= {"['stuck']", "[]"}
+    assert ["stuck"] in results
+    gate.open()
+    wait_for(ref.actor_stopped)
+
+
+@pytest.mark.parametrize("call", ["stop", "drain"])
+def test_an_aggregate_that_stops_its_own_registry_does_not_wait_for_itself(
+    call: str, counters: RegistryRef[Counting]
+) -> None:
+    proxy = counters.get_or_start("a").proxy()
+    counters.get_or_start("b")
+    result = proxy.run(getattr(counters, call)).get()
+    assert result in (True, [])
+    counters.drain()
+    assert not counters.is_alive()
+
+
+def test_system_exit_while_others_are_blocked_on_asks() -> None:
+    """Several wait for the one that exits, in its queue or in its handler; all are answered, all ends."""
+    gate = Gate()
+    registry = AggregateRegistry.start(Counting)
+    exiting = registry.get_or_start("exiting").proxy()
+
+    def exit_later() -> None:
+        gate.pass_through()
+        raise SystemExit(3)
+
+    first = exiting.run(exit_later)
+    gate.wait_until_reached()
+    waiting = [
+        registry.get_or_start(key).proxy().run(lambda: exiting.add().get()) for key in range(5)
+    ]
+    main_waits = [exiting.add() for _ in range(5)]
+    results_from_threads = start_thread(lambda: in_threads([future.get for future in main_waits]))
+    gate.open()
+    for future in [first, *waiting, *main_waits]:
+        with pytest.raises(pykka.ActorDeadError):
+            future.get(timeout=PATIENCE)
+    join(results_from_threads)
+    assert registry.actor_stopped.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("registry_first", [True, False])
+def test_stop_all_in_any_order_hangs_nothing(registry_first: bool) -> None:
+    registry = AggregateRegistry.start(Counting)
+    refs = [registry.get_or_start(key) for key in range(3)]
+    refs[0].proxy().run(lambda: refs[1].ask("hello")).get()
+    if registry_first:
+        pykka.ActorRegistry.unregister(registry)
+        pykka.ActorRegistry.register(registry)
+    assert pykka.ActorRegistry.stop_all(block=registry_first)
+    for ref in [*refs, registry]:
+        assert ref.actor_stopped.wait(PATIENCE)
+    registry.stop()
+
+
+def test_stop_all_inside_a_handler_is_refused_instead_of_hanging(
+    counters: RegistryRef[Counting],
+) -> None:
+    from pykka_registry import WaitCycle
+
+    proxy = counters.get_or_start("a").proxy()
+    with pytest.raises(WaitCycle):
+        proxy.run(pykka.ActorRegistry.stop_all).get()
+
+
+def test_two_that_exit_at_once_both_end() -> None:
+    registry = AggregateRegistry.start(Counting)
+    both = threading.Barrier(2)
+
+    def exit_together() -> None:
+        both.wait()
+        raise SystemExit
+
+    futures = [registry.get_or_start(key).proxy().run(exit_together) for key in "ab"]
+    for future in futures:
+        with pytest.raises(pykka.ActorDeadError):
+            future.get(timeout=PATIENCE)
+    assert registry.actor_stopped.wait(PATIENCE)
+
+
+class OwnRegistry(AggregateRegistry):
+    """A registry with hooks and messages of its own."""
+
+    hooks: list[str]
+    raises: BaseException | None = None
+
+    def on_stop(self) -> None:
+        self.hooks.append("on_stop")
+        if self.raises is not None:
+            raise self.raises
+
+    def on_receive(self, message: Any) -> Any:
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+
+def test_a_registrys_on_stop_runs_after_its_aggregates_have_ended() -> None:
+    OwnRegistry.hooks = hooks = []
+
+    class Hooked(AggregateMixin, pykka.ThreadingActor):
+        def on_stop(self) -> None:
+            hooks.append("aggregate")
+
+    with OwnRegistry.start(Hooked) as registry:
+        registry.get_or_start("a")
+    assert hooks == ["aggregate", "on_stop"]
+
+
+def test_a_registrys_on_stop_may_fail(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OwnRegistry.hooks = []
+    monkeypatch.setattr(OwnRegistry, "raises", ValueError("no"))
+    registry = OwnRegistry.start(Counting, name="accounts")
+    registry.get_or_start("a")
+    assert registry.stop() is True
+    assert "registry 'accounts' raised in on_stop" in caplog.text
+
+
+def test_system_exit_in_the_registrys_own_handler_ends_all() -> None:
+    OwnRegistry.hooks = []
+    registry = OwnRegistry.start(Counting)
+    bystander = pykka.ThreadingActor.start()
+    ref = registry.get_or_start("a")
+    with pytest.raises(pykka.ActorDeadError) as raised:
+        registry.ask(SystemExit(3))
+    assert isinstance(raised.value.__cause__, SystemExit)
+    for actor in (ref, registry, bystander):
+        assert actor.actor_stopped.wait(PATIENCE)
+    assert OwnRegistry.hooks == ["on_stop"]
+
+
+def test_a_registry_whose_on_start_fails_ends_its_aggregates_too() -> None:
+    class Failing(AggregateRegistry):
+        def on_start(self) -> None:
+            gate.pass_through()
+            raise ValueError("no")
+
+    gate = Gate()
+    registry = Failing.start(Counting)
+    gate.wait_until_reached()
+    ref = registry.get_or_start("a")
+    gate.open()
+    assert ref.actor_stopped.wait(PATIENCE)
+    with pytest.raises(RegistryStopped):
+        while True:
+            registry.get_or_start("b")
+
+
+def test_asks_that_the_registry_has_not_handled_when_it_ends_fail() -> None:
+    OwnRegistry.hooks = []
+    gate = Gate()
+    registry = OwnRegistry.start(Counting)
+    blocked = registry.proxy().get(Blocking(gate))
+    gate.wait_until_reached()
+    first = registry.stop(block=False)
+    second = registry.stop(block=False)
+    drained = registry._drain(None)
+    asked = registry.ask("anything", block=False)
+    gate.open()
+    assert blocked.get() is None
+    assert first.get() is second.get() is True
+    assert drained.get() == []
+    with contextlib.suppress(pykka.ActorDeadError):
+        assert asked.get() == "anything"
+    with pytest.raises(pykka.ActorDeadError):
+        registry.ask("anything")
+    registry.stop()
+
+
+class Blocking:
+    """A key that blocks whoever hashes it first."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def __hash__(self) -> int:
+        self._gate.pass_through()
+        return 1
+
+
+def test_a_suspended_registry_blocks_no_lookup_no_send_and_no_activation(
+    listener: pykka.ActorRef[Listener],
+) -> None:
+    gate = Gate()
+    with AggregateRegistry.start(Counting) as registry:
+        ref = registry.get_or_start("a")
+        registry.proxy().get(Blocking(gate))  # the registry's thread is in there now
+        gate.wait_until_reached()
+        assert registry.get("a") is ref
+        assert ref.proxy().add(1).get() == 1
+        assert ref.stop() is True
+        assert registry.get("a") is None
+        again = registry.get_or_start("a")
+        assert registry["a"] is again
+        assert registry.start_new("b").is_alive()
+        with pytest.raises(ValueError, match="no"):
+            again.proxy().fail(ValueError("no")).get()
+        foreign = pykka.ThreadingActor.start()
+        registry.register("f", foreign)
+        assert registry["f"] is foreign
+        foreign.stop()
+        assert registry.get("f") is None
+        another = pykka.ThreadingActor.start()
+        registry.register("f", another)
+        assert sorted(registry) == ["a", "b", "f"]
+        registry.subscribe(listener)
+        another.stop()
+        again.stop()
+        assert listener.proxy().told.get() == []
+        gate.open()
+        told_when(listener, lambda told: [event.key for event in told].count("a") == 1)
+
+
+def test_empty_tables_after_every_kind_of_end() -> None:
+    """After all has ended no row, waiter, actor or thread is left, and refusals grow nothing."""
+    before = set(threading.enumerate())
+
+    class Various(Counting):
+        def on_start(self) -> None:
+            super().on_start()
+            if self.key == "no start":
+                raise ValueError("no")
+
+    with AggregateRegistry.start(Various) as registry:
+        table = registry._table
+        for _ in range(3):
+            registry.start_new("stopped").stop()
+            registry.get_or_start("own stop").proxy().stop().get()
+            failing = registry.get_or_start("failed")
+            failing.proxy().fail.defer(ValueError("no"))
+            failing.actor_stopped.wait(PATIENCE)
+            with pytest.raises(ValueError, match="no"):
+                registry.get_or_start("no start")
+        registry.start_new("taken")
+        for _ in range(10):
+            with pytest.raises(Exception, match="taken"):
+                registry.start_new("taken")
+        registry["taken"].stop()
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith("Various"):
+                join(thread)
+        assert table._entries == {}
+        assert table.active == {}
+        assert table._foreign == {}
+        assert pykka.ActorRegistry.get_all() == [registry]
+        assert len(set(threading.enumerate()) - before) == 1
+
+
+# The process.
+
+
+def run_python(
+    code: str, *, timeout: float = PATIENCE, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **kwargs,
+    )
+
+
+PREAMBLE = """
+import os, pykka, signal, sys, threading
+from pykka_registry import *
+
+class Account(AggregateMixin, pykka.ThreadingActor):
+    def on_stop(self):
+        print("stopped", self.key, flush=True)
+
+registry = AggregateRegistry.start(Account)
+ref = registry.get_or_start("a")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [("", 0), ("sys.exit(3)", 3), ("raise ValueError('no')", 1)]
+)
+def test_the_interpreter_ends_with_a_live_registry(how: str, status: int) -> None:
+    done = run_python(PREAMBLE + how)
+    assert done.returncode == status
+    assert done.stdout == "stopped a\n"
+    assert "Exception in thread" not in done.stderr
+
+
+def test_ctrl_c_ends_the_interpreter() -> None:
+    done = run_python(PREAMBLE + "os.kill(os.getpid(), signal.SIGINT); threading.Event().wait()")
+    assert done.stdout == "stopped a\n"
+    assert "KeyboardInterrupt" in done.stderr
+
+
+IN_A_FORK = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork with threads
+foreign = pykka.ThreadingActor.start()
+
+def attempt(name, call):
+    try:
+        print(name, call())
+    except RegistryStopped as error:
+        print(name, "RegistryStopped" if "forked" in str(error) else error)
+    except pykka.ActorDeadError as error:
+        print(name, "ActorDeadError" if "forked" in str(error) else error)
+
+if os.fork() == 0:
+    for name in ("keys", "values", "items", "stop", "drain", "proxy().keys"):
+        attempt(name, lambda: eval("registry." + name)())
+    attempt("get", lambda: registry.get("a"))
+    attempt("getitem", lambda: registry["a"])
+    attempt("in", lambda: "a" in registry)
+    attempt("len", lambda: len(registry))
+    attempt("iter", lambda: list(registry))
+    attempt("get_or_start", lambda: registry.get_or_start("a"))
+    attempt("start_new", lambda: registry.start_new("a"))
+    attempt("start", lambda: Account.start(registry, "a"))
+    attempt("register", lambda: registry.register("a", foreign))
+    attempt("unregister", lambda: registry.unregister("a", foreign))
+    attempt("subscribe", lambda: registry.subscribe(foreign))
+    attempt("unsubscribe", lambda: registry.unsubscribe(foreign))
+    attempt("ask", lambda: registry.ask("x"))
+    attempt("tell", lambda: registry.tell("x"))
+    with registry:
+        pass
+    attempt("an aggregate's ask", lambda: ref.ask("x"))
+    attempt("a new registry", lambda: AggregateRegistry.start(Account).get_or_start("b").stop())
+    sys.stdout.flush()
+    os._exit(0)
+os.wait()
+foreign.stop()
+print("parent", registry.get("a") is ref, flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_is_told_why_nothing_works() -> None:
+    done = run_python(PREAMBLE + IN_A_FORK)
+    assert done.returncode == 0, done.stderr
+    *child, parent, stopped = done.stdout.splitlines()
+    assert parent == "parent True"
+    assert stopped == "stopped a"
+    new_registry = child[-2:]
+    assert new_registry == ["stopped b", "a new registry True"]
+    asked = child[-3]
+    assert asked == "an aggregate's ask ActorDeadError"
+    refused = [line.rsplit(" ", 1) for line in child[:-3]]
+    assert len(refused) == 20
+    assert {answer for _, answer in refused} == {"RegistryStopped"}, refused
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_while_others_hold_the_locks_hangs_nothing(
+    counters: RegistryRef[Counting],
+) -> None:
+    """In the child every lock is new: the threads that may have held the old ones are not there."""
+    done = threading.Event()
+
+    def churn() -> None:
+        while not done.is_set():
+            counters.get_or_start("x").stop()
+
+    thread = start_thread(churn)
+    ref = counters.get_or_start("a")
+    statuses = []
+    for _ in range(20):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                signal.alarm(20)  # a child that hangs is ended, and seen
+                with contextlib.suppress(RegistryStopped):
+                    counters.get_or_start("y")
+                    os._exit(2)
+                with contextlib.suppress(pykka.ActorDeadError):
+                    ref.ask("x")
+                    os._exit(3)
+                status = 0
+            except BaseException:  # noqa: BLE001
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        statuses.append(os.waitpid(pid, 0)[1])
+    done.set()
+    join(thread)
+    assert statuses == [0] * 20

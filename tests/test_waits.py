@@ -1,0 +1,265 @@
+"""A wait that could never end is refused to the one that closes the cycle, and to nobody else."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pykka
+import pytest
+
+from pykka_registry import AggregateMixin, AggregateRegistry, RegistryRef, WaitCycle, _waits
+from tests.support import Counting, Gate, in_threads, tiny_switch_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@pytest.fixture(autouse=True)
+def no_wait_is_left() -> Generator[None]:
+    yield
+    assert _waits._blocked == {}
+
+
+def test_asking_for_ones_own_key_from_on_start() -> None:
+    errors: list[WaitCycle] = []
+
+    class Narcissus(AggregateMixin, pykka.ThreadingActor):
+        def on_start(self) -> None:
+            try:
+                self.registry.get_or_start(self.key)
+            except WaitCycle as error:
+                errors.append(error)
+                raise
+
+    with AggregateRegistry.start(Narcissus) as registry:
+        with pytest.raises(WaitCycle) as raised:
+            registry.get_or_start("a")
+        assert errors == [raised.value]
+        assert errors[0].keys == ("a",)
+        assert "waiting for 'a', would never end" in str(errors[0])
+        assert "a" not in registry
+
+
+@pytest.mark.parametrize("call", ["get_or_start", "start_new"])
+def test_asking_for_ones_own_key_from_on_stop(call: str) -> None:
+    errors: list[BaseException] = []
+
+    class Phoenix(AggregateMixin, pykka.ThreadingActor):
+        def on_stop(self) -> None:
+            try:
+                getattr(self.registry, call)(self.key)
+            except WaitCycle as error:
+                errors.append(error)
+
+    with AggregateRegistry.start(Phoenix) as registry:
+        registry.get_or_start("a").stop()
+        assert [type(error) for error in errors] == [WaitCycle]
+        assert not registry._table._entries
+
+
+def test_two_whose_on_starts_wait_for_each_other() -> None:
+    both = threading.Barrier(2)
+
+    class Lover(AggregateMixin, pykka.ThreadingActor):
+        def on_start(self) -> None:
+            both.wait()
+            self.registry.get_or_start({"romeo": "juliet", "juliet": "romeo"}[self.key])
+
+    with AggregateRegistry.start(Lover) as registry:
+        results = in_threads(
+            [lambda: registry.get_or_start("romeo"), lambda: registry.get_or_start("juliet")]
+        )
+        # One closes the cycle, and its failure is what the other waited for.
+        assert [type(result) for result in results] == [WaitCycle, WaitCycle]
+        assert results[0] is results[1]
+        assert len(registry) == 0
+
+
+def test_asking_oneself() -> None:
+    class Talker(AggregateMixin, pykka.ThreadingActor):
+        def __init__(self) -> None:
+            super().__init__()
+            with pytest.raises(WaitCycle):
+                self.actor_ref.ask("in the constructor")
+
+        def on_start(self) -> None:
+            with pytest.raises(WaitCycle):
+                self.actor_ref.ask("in on_start")
+
+        def on_receive(self, message: Any) -> Any:
+            if message == "ask":
+                self.actor_ref.ask("in a handler")
+            if message == "stop":
+                self.actor_ref.stop()
+            return message
+
+    with AggregateRegistry.start(Talker) as registry:
+        ref = registry.get_or_start("a")
+        with pytest.raises(WaitCycle):
+            ref.ask("ask")
+        with pytest.raises(WaitCycle):
+            ref.ask("stop")
+        assert ref.ask("still there") == "still there"
+
+
+def test_a_refused_message_is_never_handled(counters: RegistryRef[Counting]) -> None:
+    ref = counters.get_or_start("a")
+    proxy = ref.proxy()
+    with pytest.raises(WaitCycle):
+        proxy.run(lambda: proxy.add(100).get()).get()
+    assert proxy.add(1).get() == 1
+
+
+@pytest.mark.parametrize("length", [2, 3, 7])
+def test_a_cycle_of_handlers_is_refused_once(
+    counters: RegistryRef[Counting], length: int
+) -> None:
+    """Each asks the next one, at the same moment; the last one would close the cycle."""
+    proxies = [counters.get_or_start(key).proxy() for key in range(length)]
+    everybody_runs = threading.Barrier(length)
+
+    def ask_next(i: int) -> Any:
+        everybody_runs.wait()
+        return proxies[(i + 1) % length].add(1).get()
+
+    futures = [proxies[i].run(ask_next, i) for i in range(length)]
+    results = in_threads([future.get for future in futures])
+    refused = [result for result in results if isinstance(result, WaitCycle)]
+    assert len(refused) == 1
+    assert sorted(refused[0].keys) == list(range(length))
+    assert [result for result in results if result not in refused] == [1] * (length - 1)
+
+
+def test_a_cycle_through_two_registries_is_refused(counters: RegistryRef[Counting]) -> None:
+    with AggregateRegistry.start(Counting) as others:
+        a = counters.get_or_start("a").proxy()
+        b = others.get_or_start("b").proxy()
+        with pytest.raises(WaitCycle) as raised:
+            a.run(lambda: b.run(lambda: a.add().get()).get()).get()
+        assert raised.value.keys == ("a", "b")
+
+
+def test_a_handler_that_waits_for_an_activation_that_asks_it_is_refused() -> None:
+    class Asker(AggregateMixin, pykka.ThreadingActor):
+        def on_start(self) -> None:
+            if self.key == "child":
+                self.registry["parent"].ask("anything")
+
+        def start_child(self) -> None:
+            self.registry.get_or_start("child")
+
+    with AggregateRegistry.start(Asker) as registry:
+        parent = registry.get_or_start("parent").proxy()
+        # If the child asks first it is the parent whose wait would close the cycle, else the child's.
+        with pytest.raises(WaitCycle):
+            parent.start_child().get()
+
+
+def test_a_stop_that_waits_for_one_that_asks_back_from_on_stop() -> None:
+    """The deadlock of a blocking stop whose target asks back from its `on_stop`."""
+    errors: list[BaseException] = []
+
+    class Clingy(AggregateMixin, pykka.ThreadingActor):
+        def on_stop(self) -> None:
+            if self.key == "child":
+                try:
+                    self.registry["parent"].ask("may I?")
+                except WaitCycle as error:
+                    errors.append(error)
+
+        def stop_child(self) -> Any:
+            return self.registry["child"].stop()
+
+    with AggregateRegistry.start(Clingy) as registry:
+        registry.get_or_start("child")
+        assert registry.get_or_start("parent").proxy().stop_child().get() is True
+        assert len(errors) == 1
+
+
+def test_chains_and_trees_are_no_cycles(counters: RegistryRef[Counting]) -> None:
+    proxies = [counters.get_or_start(key).proxy() for key in range(10)]
+
+    def down(i: int) -> Any:
+        if i == len(proxies) - 1:
+            return proxies[i - 1].add.defer(1)
+        return proxies[i + 1].run(down, i + 1).get()
+
+    in_threads([proxies[0].run(down, 0).get])
+    assert proxies[8].add(1).get() == 2
+
+
+def test_waiting_with_a_timeout_is_refused_too(counters: RegistryRef[Counting]) -> None:
+    proxy = counters.get_or_start("a").proxy()
+    with pytest.raises(WaitCycle):
+        proxy.run(lambda: proxy.add().get(timeout=30)).get()
+
+
+def test_a_wait_that_timed_out_is_no_edge(counters: RegistryRef[Counting]) -> None:
+    gate = Gate()
+    a = counters.get_or_start("a").proxy()
+    b = counters.get_or_start("b").proxy()
+    b.wait_at(gate)
+    gate.wait_until_reached()
+    gate2 = Gate()
+
+    def give_up_then_wait() -> None:
+        with pytest.raises(pykka.Timeout):
+            b.add().get(timeout=0.01)
+        gate2.pass_through()
+
+    done = a.run(give_up_then_wait)
+    gate2.wait_until_reached()
+    gate.open()
+    answer = b.run(lambda: a.add(5).get())
+    gate2.open()
+    done.get()
+    assert answer.get() == 5
+
+
+def test_ping_pong_at_full_speed_is_never_mistaken_for_a_cycle(
+    counters: RegistryRef[Counting],
+) -> None:
+    """A asks B, and B asks A right after: an edge that is over must not count."""
+    a = counters.get_or_start("a").proxy()
+    b = counters.get_or_start("b").proxy()
+    c = counters.get_or_start("c").proxy()
+    rounds = 2_000
+
+    def ask_many(proxy: Any) -> int:
+        return sum(proxy.add(0).get() == 0 for _ in range(rounds))
+
+    def relay() -> int:
+        """C asks A; A has an ask at B under way, or B one at A, never both."""
+        done = 0
+        for i in range(rounds):
+            first, second = (a, b) if i % 2 else (b, a)
+            done += first.run(lambda second=second: second.add(0).get()).get() == 0
+        return done
+
+    with tiny_switch_interval():
+        results = in_threads([lambda: c.run(relay).get(), lambda: ask_many(a), lambda: ask_many(b)])
+    assert results == [rounds] * 3
+
+
+def test_of_two_that_close_a_cycle_at_once_exactly_one_is_refused(
+    counters: RegistryRef[Counting],
+) -> None:
+    a = counters.get_or_start("a").proxy()
+    b = counters.get_or_start("b").proxy()
+    refused = 0
+    with tiny_switch_interval():
+        for _ in range(300):
+            both = threading.Barrier(2)
+
+            def meet_and_ask(other: Any, both: threading.Barrier = both) -> Any:
+                both.wait()
+                return other.add(0).get()
+
+            futures = [a.run(meet_and_ask, b), b.run(meet_and_ask, a)]
+            results = in_threads([future.get for future in futures])
+            refused += sum(isinstance(result, WaitCycle) for result in results)
+            assert sorted(map(str, map(type, results))) == sorted(
+                map(str, (int, WaitCycle))
+            ), results
+    assert refused == 300
