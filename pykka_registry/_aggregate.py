@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import pykka
 
-from pykka_registry._checks import check_arguments, check_bases, check_key, check_startable
+from pykka_registry._checks import (
+    check_arguments,
+    check_bases,
+    check_key,
+    check_startable,
+    check_timeout,
+)
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
 from pykka_registry._life import Life, live
@@ -105,6 +111,7 @@ class AggregateMixin(pykka.Actor):
             )
             raise TypeError(msg)
         check_key(key)
+        check_timeout(timeout)
         check_startable(cls)
         blueprint = table.blueprint
         if blueprint is not None and not issubclass(cls, blueprint.aggregate_class):

@@ -18,7 +18,9 @@ __all__ = [
     "check_is_tuple",
     "check_key",
     "check_ref",
+    "check_seconds",
     "check_startable",
+    "check_timeout",
 ]
 
 # What a runtime is made of in Pykka: a class that overrides one of these brings a runtime of its
@@ -105,6 +107,22 @@ def check_arguments(cls: type[pykka.Actor], args: Sequence[Any], kwargs: Mapping
         takes = ", ".join(list(map(str, signature.parameters.values()))[1:])
         msg = f"{cls.__name__}({takes}) does not take these arguments: {error}"
         raise TypeError(msg) from None
+
+
+def check_seconds(seconds: object, what: str, *, least: float = float("-inf")) -> None:
+    """Raise `TypeError` or `ValueError` if `seconds` is no number, or less than `least`."""
+    if not isinstance(seconds, int | float):
+        msg = f"{what} must be a number of seconds, not {seconds!r}"
+        raise TypeError(msg)
+    if not seconds >= least:  # false for NaN, too
+        msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
+        raise ValueError(msg)
+
+
+def check_timeout(timeout: object) -> None:
+    """Raise if `timeout` is neither `None` nor a number of seconds."""
+    if timeout is not None:
+        check_seconds(timeout, "timeout")
 
 
 def check_key(key: object) -> None:

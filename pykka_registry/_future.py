@@ -59,8 +59,8 @@ class Future(pykka.Future[T]):
 
         Raises:
             pykka.Timeout: After `timeout` seconds.
-            WaitCycle: If the calling thread runs an aggregate that the answer depends on. If the
-                message's handler had not begun it never will.
+            WaitCycle: If the calling thread runs an aggregate that the answer depends on. Unless
+                somebody else waits for the answer, the message will not be handled.
 
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -127,16 +127,23 @@ class Future(pykka.Future[T]):
             return not self._done
 
     def withdraw(self, error: BaseException) -> bool:
-        """Fail the future unless its message's handler has begun. Atomic with `begin`."""
-        return self._resolve(None, (type(error), error, None), unless_begun=True)
+        """Fail the future, unless its message's handler has begun or somebody else waits for it.
+
+        Atomic with `begin`: a message that was withdrawn is never handled.
+        """
+        return self._resolve(None, (type(error), error, None), only_if_unwanted=True)
 
     def fail(self, error: BaseException) -> bool:
         """Set the exception `error` as it stands; false if there is a result already."""
         return self._resolve(None, (type(error), error, error.__traceback__))
 
-    def _resolve(self, value: Any, exc_info: ExcInfo | None, *, unless_begun: bool = False) -> bool:
+    def _resolve(
+        self, value: Any, exc_info: ExcInfo | None, *, only_if_unwanted: bool = False
+    ) -> bool:
         with self._lock:
-            if self._done or self._get_hook is not None or (unless_begun and self._begun):
+            if self._done or self._get_hook is not None:
+                return False
+            if only_if_unwanted and (self._begun or self._waiters):
                 return False
             self._value = value
             self._exc_info = exc_info

@@ -24,6 +24,8 @@ from pykka_registry._checks import (
     check_is_tuple,
     check_key,
     check_ref,
+    check_seconds,
+    check_timeout,
 )
 from pykka_registry._exceptions import RegistryStopped
 from pykka_registry._future import Future
@@ -130,6 +132,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         if aggregate_class is not None:
             check_aggregate_class(aggregate_class, AggregateMixin)
         check_is_tuple(args)
+        check_seconds(drain_timeout, "drain_timeout", least=0)
         if aggregate_class is None:
             if args or kwargs:
                 msg = "args and kwargs are for an aggregate's constructor: pass its class, too"
@@ -283,7 +286,10 @@ class AggregateRegistry(pykka.ThreadingActor):
                 answer(envelope, reply)
 
     def _tick(self) -> None:
-        self._table.sweep()
+        try:
+            self._table.sweep()
+        except Exception:
+            logger.exception("registry %r could not sweep", self._table.name)
         # The interpreter joins all threads when the main thread has ended, and these end only when
         # told to.
         if not threading.main_thread().is_alive():
@@ -313,10 +319,10 @@ class AggregateRegistry(pykka.ThreadingActor):
         abandoned = self._table.abandon()
         if abandoned:
             logger.error(
-                "registry %r abandons %d aggregates that did not end in time: %s",
+                "registry %r abandons %d aggregates that did not end in time: %r",
                 self._table.name,
                 len(abandoned),
-                ", ".join(map(repr, abandoned)),
+                abandoned,
             )
         self._finished = True
         pykka.ActorRegistry.unregister(self.actor_ref)
@@ -461,6 +467,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
             Exception: What the constructor or `on_start` raised. The key is free then.
 
         """
+        check_timeout(timeout)
         if self._table.refusal is None and (ref := self.get(key)) is not None:
             return ref
         return self._table.wait(self._request(key, exclusive=False), timeout)
@@ -480,6 +487,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
             Exception: What `get_or_start` raises.
 
         """
+        check_timeout(timeout)
         return self._table.wait(self._request(key, exclusive=True), timeout)
 
     def _request(self, key: Hashable, *, exclusive: bool) -> StartRequest:
@@ -618,6 +626,8 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
         return abandoned
 
     def _drain(self, timeout: float | None) -> pykka.Future[list[Hashable]]:
+        if timeout is not None:
+            check_seconds(timeout, "timeout", least=0)
         future: pykka.Future[list[Hashable]] = self.ask(_Drain(timeout), block=False)
         return future
 

@@ -421,8 +421,7 @@ class Table:
         with self._lock:
             threads = list(self._leaving)
         for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join()
+            thread.join()
 
     def check_process(self) -> None:
         """Raise `RegistryStopped` in a forked child."""

@@ -18,6 +18,7 @@ from pykka_registry import (
     Terminated,
     Undeliverable,
 )
+from pykka_registry._future import Future
 from tests.support import Counting, Gate, Listener, in_threads, join, start_thread, told_count
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def test_key_and_registry_are_there_from_the_constructor_on() -> None:
 
 def test_forgetting_super_switches_nothing_off() -> None:
     class Forgetful(AggregateMixin, pykka.ThreadingActor):
-        def __init__(self) -> None:  # noqa: D107
+        def __init__(self) -> None:
             self.received: list[Any] = []
 
         def on_start(self) -> None: ...
@@ -511,30 +512,74 @@ def test_a_registry_whose_thread_cannot_start_leaves_nothing(
     assert pykka.ActorRegistry.get_all() == []
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_a_keyboard_interrupt_between_claim_and_activation_frees_the_key(
-    after: bool, counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
+def test_a_keyboard_interrupt_before_the_thread_has_started_frees_the_key(
+    counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interrupt hits before the thread has started, or after: `Thread.start` waits for its thread."""
-    normal = threading.Thread.start
-    started: list[threading.Thread] = []
+    launched: list[threading.Thread] = []
 
     def interrupted(self: threading.Thread) -> None:
-        if after:
-            started.append(self)
-            normal(self)
+        launched.append(self)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
             counters.get_or_start("a")
-    if after:
-        # Either the thread had taken over by then, or it found that it was not wanted.
+    assert "a" not in counters
+    assert counters._table._entries == {}
+    ref = counters.start_new("a")
+    # The thread comes late after all: it finds that it is not wanted and constructs nothing.
+    launched[0].start()
+    join(launched[0])
+    assert pykka.ActorRegistry.get_by_class(Counting) == [ref]
+
+
+def test_a_keyboard_interrupt_after_the_thread_has_taken_over_ends_the_wait_only(
+    counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normal = threading.Thread.start
+
+    def interrupted(self: threading.Thread) -> None:
+        normal(self)
+        while "a" not in counters:
+            pass
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            counters.get_or_start("a")
+    assert counters["a"].is_alive()
+
+
+def test_a_keyboard_interrupt_in_the_middle_of_the_claim_frees_the_key(
+    counters: RegistryRef[Counting],
+) -> None:
+    class Interrupting(dict[Any, Any]):
+        def __setitem__(self, key: object, value: object) -> None:
+            raise KeyboardInterrupt
+
+    table = counters._table
+    before = table._entries
+    table._entries = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
         counters.get_or_start("a")
-    else:
-        assert "a" not in counters
-        assert counters.start_new("a").is_alive()
+    table._entries = before
+    assert counters.start_new("a").is_alive()
+
+
+def test_a_keyboard_interrupt_while_waiting_leaves_the_line(
+    counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Future[Any], *, timeout: float | None = None) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Future, "get", interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                counters._table.wait(counters._request("a", exclusive=False), None)
+    assert counters.get_or_start("a").is_alive()
 
 
 def test_an_interrupted_claim_is_shared_by_nobody() -> None:

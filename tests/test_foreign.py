@@ -181,3 +181,25 @@ def test_register_and_unregister_work_as_messages(counters: RegistryRef[Counting
     assert proxy.unregister("f", ref).get() is True
     assert counters.get("f") is None
     ref.stop()
+
+
+def test_an_actor_that_cannot_say_whether_it_lives_ends_no_sweep(
+    counters: RegistryRef[Counting], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd(pykka.ActorRef[Foreign]):
+        odd = False
+
+        def is_alive(self) -> bool:
+            if self.odd:
+                raise ValueError("who knows")
+            return super().is_alive()
+
+    ref = Foreign.start()
+    ref.__class__ = Odd
+    counters.register("f", ref)
+    Odd.odd = True
+    while "registry 'Counting' could not sweep" not in caplog.text:
+        counters.ask("is it alive?")
+    Odd.odd = False
+    counters.unregister("f", ref)
+    ref.stop()

@@ -134,7 +134,10 @@ def test_an_ask_that_races_with_a_stop_always_completes() -> None:
             barrier = threading.Barrier(2)
 
             def ask(
-                ref: Any = ref, futures: Any = futures, message: Any = message, barrier: Any = barrier
+                ref: Any = ref,
+                futures: Any = futures,
+                message: Any = message,
+                barrier: Any = barrier,
             ) -> None:
                 barrier.wait()
                 for _ in range(askers):

@@ -456,3 +456,29 @@ def test_a_dead_actors_ref_refuses_as_pykka_says(counters: RegistryRef[Counting]
     error = Undeliverable("a", "ended")
     assert isinstance(error, pykka.ActorDeadError)
     assert str(error) == "aggregate 'a' ended"
+
+
+@pytest.mark.parametrize("timeout", ["5", (1,)])
+def test_a_timeout_that_is_no_number_is_refused_before_anything_starts(
+    counters: RegistryRef[Counting], timeout: Any
+) -> None:
+    for call in (
+        lambda: counters.get_or_start("a", timeout=timeout),
+        lambda: counters.start_new("a", timeout=timeout),
+        lambda: Counting.start(counters, "a", timeout=timeout),
+        lambda: counters.drain(timeout=timeout),
+        lambda: AggregateRegistry.start(Counting, drain_timeout=timeout),
+    ):
+        with pytest.raises(TypeError, match="must be a number of seconds"):
+            call()
+    assert counters._table._entries == {}
+    assert counters.is_alive()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_a_drain_takes_no_negative_time(counters: RegistryRef[Counting], timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be at least 0 seconds"):
+        counters.drain(timeout=timeout)
+    with pytest.raises(ValueError, match="drain_timeout must be at least 0 seconds"):
+        AggregateRegistry.start(Counting, drain_timeout=timeout)
+    assert counters.is_alive()

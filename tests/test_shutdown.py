@@ -173,7 +173,7 @@ def test_what_does_not_end_in_time_is_abandoned_by_name(
         assert registry.drain(timeout=0.05) == ["stuck"]
     assert not good.is_alive()
     assert not registry.is_alive()
-    assert "registry 'accounts' abandons 1 aggregates that did not end in time: 'stuck'" in (
+    assert "registry 'accounts' abandons 1 aggregates that did not end in time: ['stuck']" in (
         caplog.text
     )
     ends = [event for event in listener.proxy().told.get() if isinstance(event, Terminated)]
@@ -393,24 +393,26 @@ def test_a_registry_whose_on_start_fails_ends_its_aggregates_too() -> None:
 
 
 def test_asks_that_the_registry_has_not_handled_when_it_ends_fail() -> None:
-    OwnRegistry.hooks = []
-    gate = Gate()
-    registry = OwnRegistry.start(Counting)
-    blocked = registry.proxy().get(Blocking(gate))
+    registry = AggregateRegistry.start(Stuck, args=("handler", stuck := Gate()))
+    ref = registry.get_or_start("stuck")
+    ref.proxy().handle()
+    stuck.wait_until_reached()
+    blocked = registry.proxy().get(Blocking(gate := Gate()))
     gate.wait_until_reached()
-    first = registry.stop(block=False)
-    second = registry.stop(block=False)
-    drained = registry._drain(None)
+    drained = registry._drain(0)
     asked = registry.ask("anything", block=False)
+    stopped = registry.stop(block=False)
+    drained_too = registry._drain(None)
     gate.open()
     assert blocked.get() is None
-    assert first.get() is second.get() is True
-    assert drained.get() == []
-    with contextlib.suppress(pykka.ActorDeadError):
-        assert asked.get() == "anything"
+    assert drained.get() == drained_too.get() == ["stuck"]
+    assert stopped.get() is True
+    with pytest.raises(pykka.ActorDeadError, match="registry 'Stuck' has stopped"):
+        asked.get()
     with pytest.raises(pykka.ActorDeadError):
         registry.ask("anything")
-    registry.stop()
+    stuck.open()
+    wait_for(ref.actor_stopped)
 
 
 class Blocking:

@@ -9,7 +9,7 @@ import pykka
 import pytest
 
 from pykka_registry import AggregateMixin, AggregateRegistry, RegistryRef, WaitCycle, _waits
-from tests.support import Counting, Gate, in_threads, tiny_switch_interval
+from tests.support import Counting, Gate, in_threads, join, start_thread, tiny_switch_interval
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -111,10 +111,32 @@ def test_a_refused_message_is_never_handled(counters: RegistryRef[Counting]) -> 
     assert proxy.add(1).get() == 1
 
 
-@pytest.mark.parametrize("length", [2, 3, 7])
-def test_a_cycle_of_handlers_is_refused_once(
-    counters: RegistryRef[Counting], length: int
+def test_a_message_whose_answer_somebody_else_waits_for_is_handled(
+    counters: RegistryRef[Counting],
 ) -> None:
+    gate = Gate()
+    proxy = counters.get_or_start("a").proxy()
+
+    def wait_for_it() -> None:
+        gate.pass_through()
+        shared[0].get()
+
+    refused = proxy.run(wait_for_it)
+    gate.wait_until_reached()
+    shared: list[Any] = [proxy.add(100)]
+    answer: list[Any] = []
+    other = start_thread(lambda: answer.append(shared[0].get()))
+    while not shared[0]._waiters:
+        pass
+    gate.open()
+    with pytest.raises(WaitCycle):
+        refused.get()
+    join(other)
+    assert answer == [100]
+
+
+@pytest.mark.parametrize("length", [2, 3, 7])
+def test_a_cycle_of_handlers_is_refused_once(counters: RegistryRef[Counting], length: int) -> None:
     """Each asks the next one, at the same moment; the last one would close the cycle."""
     proxies = [counters.get_or_start(key).proxy() for key in range(length)]
     everybody_runs = threading.Barrier(length)
@@ -259,7 +281,7 @@ def test_of_two_that_close_a_cycle_at_once_exactly_one_is_refused(
             futures = [a.run(meet_and_ask, b), b.run(meet_and_ask, a)]
             results = in_threads([future.get for future in futures])
             refused += sum(isinstance(result, WaitCycle) for result in results)
-            assert sorted(map(str, map(type, results))) == sorted(
-                map(str, (int, WaitCycle))
-            ), results
+            assert sorted(map(str, map(type, results))) == sorted(map(str, (int, WaitCycle))), (
+                results
+            )
     assert refused == 300
