@@ -3,12 +3,13 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help demo test check wheel bench clean
+.PHONY: help demo test check guards wheel bench clean
 
 help:
 	@echo "make demo    run the bank example on its own sample"
 	@echo "make test    run all the tests, with branch coverage"
 	@echo "make check   check formatting, lint and types"
+	@echo "make guards  take each guard out of the code and see its test fail"
 	@echo "make wheel   build the wheel and try it in an empty environment"
 	@echo "make bench   run the benchmarks"
 	@echo "make clean   remove what the others made"
@@ -44,6 +45,9 @@ check: .venv/check
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pyright
+
+guards: .venv/test
+	$(PY) -m tests.guards
 
 wheel: .venv/check
 	@rm -rf dist .wheel-venv

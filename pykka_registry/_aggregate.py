@@ -153,27 +153,26 @@ class AggregateMixin(pykka.Actor):
 
     # Pykka's extension points.
 
-    @property
-    def actor_inbox(self) -> ActorInbox:
-        """See `pykka.Actor.actor_inbox`."""
-        return cast("ActorInbox", self._pykka_registry_life.inbox)
+    if not TYPE_CHECKING:
+        # Pykka's constructor sets both. They were there before, so what it sets is ignored. For a
+        # type checker they stay the plain attributes that Pykka declares, else every user's class
+        # would have two bases that disagree.
 
-    @actor_inbox.setter
-    def actor_inbox(  # pyright: ignore[reportIncompatibleVariableOverride]  # same in use
-        self, _inbox: ActorInbox
-    ) -> None:
-        """Ignore what Pykka's constructor sets: the inbox was there before."""
+        @property
+        def actor_inbox(self) -> ActorInbox:
+            """See `pykka.Actor.actor_inbox`."""
+            return self._pykka_registry_life.inbox
 
-    @property
-    def actor_stopped(self) -> threading.Event:
-        """See `pykka.Actor.actor_stopped`."""
-        return self._pykka_registry_life.stopped
+        @actor_inbox.setter
+        def actor_inbox(self, _inbox: ActorInbox) -> None: ...
 
-    @actor_stopped.setter
-    def actor_stopped(  # pyright: ignore[reportIncompatibleVariableOverride]  # same in use
-        self, _event: threading.Event
-    ) -> None:
-        """Ignore what Pykka's constructor sets: the flag was there before."""
+        @property
+        def actor_stopped(self) -> threading.Event:
+            """See `pykka.Actor.actor_stopped`."""
+            return self._pykka_registry_life.stopped
+
+        @actor_stopped.setter
+        def actor_stopped(self, _event: threading.Event) -> None: ...
 
     @staticmethod
     def _create_actor_inbox() -> ActorInbox:

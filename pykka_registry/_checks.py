@@ -81,8 +81,8 @@ def check_is_tuple(args: object) -> None:
 
 def check_startable(cls: type[pykka.Actor]) -> None:
     """Raise `TypeError` if `cls` has no runtime to live on, or lacks a method that it must have."""
-    # Not issubclass(): after a class definition that was refused, abc may answer from a cache that the
-    # half-made class shares with its base.
+    # Not issubclass(): after a class definition that was refused, abc may answer from a cache that
+    # the half-made class shares with its base.
     if pykka.ThreadingActor not in cls.__mro__:
         msg = (
             f"{cls.__name__} has no runtime: "

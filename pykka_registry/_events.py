@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     import pykka
 
 __all__ = ["EndReason", "Registered", "Terminated"]
@@ -43,7 +41,7 @@ class EndReason(enum.Enum):
 class Registered:
     """An actor has become active: `get(key)` finds it."""
 
-    key: Hashable
+    key: Any
     incarnation: int
     """The incarnation's number, from one counter of the registry."""
     ref: pykka.ActorRef[Any]
@@ -56,7 +54,7 @@ class Terminated:
     One that failed to start has no `Registered` before its `Terminated`.
     """
 
-    key: Hashable
+    key: Any
     incarnation: int
     reason: EndReason
     cause: BaseException | None = field(default=None, compare=False)

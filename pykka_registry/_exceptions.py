@@ -29,7 +29,7 @@ class RegistryError(Exception):
 class KeyAlreadyRegistered(RegistryError):  # noqa: N818  # named by the state, as `Timeout` is
     """The key has a live owner, so nothing was constructed and nothing was registered."""
 
-    key: Hashable
+    key: Any
     """The key that was asked for."""
 
     ref: pykka.ActorRef[Any] | None
@@ -51,7 +51,7 @@ class KeyAlreadyRegistered(RegistryError):  # noqa: N818  # named by the state, 
 class Quarantined(RegistryError):  # noqa: N818
     """The key is held by an abandoned incarnation: one whose thread did not end in time."""
 
-    key: Hashable
+    key: Any
     """The key that was asked for."""
 
     def __init__(self, key: Hashable) -> None:
@@ -72,7 +72,7 @@ class RegistryStopped(RegistryError):  # noqa: N818
 class WaitCycle(RegistryError):  # noqa: N818
     """Waiting here would never end: what is waited for already waits for the one that asks."""
 
-    keys: tuple[Hashable, ...]
+    keys: tuple[Any, ...]
     """The keys along the cycle, beginning with the one that was to be waited for."""
 
     def __init__(self, keys: Sequence[Hashable]) -> None:
@@ -90,7 +90,7 @@ class WaitCycle(RegistryError):  # noqa: N818
 class Undeliverable(RegistryError, pykka.ActorDeadError):  # noqa: N818
     """The message was not handled, or its handler ended without an answer; `__cause__` says why."""
 
-    key: Hashable
+    key: Any
     """The key of the aggregate that the message was for."""
 
     why: str

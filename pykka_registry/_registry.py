@@ -170,7 +170,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         """Return what `RegistryRef.get` returns."""
         return self._registry_ref.get(key, default)
 
-    def keys(self) -> list[Hashable]:
+    def keys(self) -> list[Any]:
         """Return what `RegistryRef.keys` returns."""
         return self._registry_ref.keys()
 
@@ -178,7 +178,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         """Return what `RegistryRef.values` returns."""
         return self._registry_ref.values()
 
-    def items(self) -> list[tuple[Hashable, Ref]]:
+    def items(self) -> list[tuple[Any, Ref]]:
         """Return what `RegistryRef.items` returns."""
         return self._registry_ref.items()
 
@@ -206,7 +206,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         """Do what `RegistryRef.unsubscribe` does."""
         self._registry_ref.unsubscribe(listener)
 
-    def drain(self, timeout: float | None = None) -> pykka.Future[list[Hashable]]:
+    def drain(self, timeout: float | None = None) -> pykka.Future[list[Any]]:
         """Do what `RegistryRef.drain` does, but answer with a future of the abandoned keys."""
         return self._registry_ref._drain(timeout)
 
@@ -429,11 +429,11 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
         """Return true: an empty registry is a registry."""
         return True
 
-    def __iter__(self) -> Iterator[Hashable]:
+    def __iter__(self) -> Iterator[Any]:
         """Iterate over a snapshot of the keys."""
         return iter(self.keys())
 
-    def keys(self) -> list[Hashable]:
+    def keys(self) -> list[Any]:
         """Return the keys of the live actors."""
         return list(self._table.snapshot())
 
@@ -441,7 +441,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
         """Return the refs of the live actors."""
         return list(self._table.snapshot().values())
 
-    def items(self) -> list[tuple[Hashable, pykka.ActorRef[A]]]:
+    def items(self) -> list[tuple[Any, pykka.ActorRef[A]]]:
         """Return the live actors by key."""
         return list(self._table.snapshot().items())
 
@@ -562,7 +562,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
     # Shutting down.
 
     @overload
-    def stop(self, *, block: Literal[True], timeout: float | None = None) -> bool: ...
+    def stop(self, *, block: Literal[True] = True, timeout: float | None = None) -> bool: ...
 
     @overload
     def stop(
@@ -604,7 +604,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
         self._table.join()
         return stopped
 
-    def drain(self, timeout: float | None = None) -> list[Hashable]:
+    def drain(self, timeout: float | None = None) -> list[Any]:
         """Stop all aggregates, in parallel, then the registry, and tell which did not end.
 
         Args:
@@ -625,10 +625,10 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
         self._table.join()
         return abandoned
 
-    def _drain(self, timeout: float | None) -> pykka.Future[list[Hashable]]:
+    def _drain(self, timeout: float | None) -> pykka.Future[list[Any]]:
         if timeout is not None:
             check_seconds(timeout, "timeout", least=0)
-        future: pykka.Future[list[Hashable]] = self.ask(_Drain(timeout), block=False)
+        future: pykka.Future[list[Any]] = self.ask(_Drain(timeout), block=False)
         return future
 
     def __enter__(self) -> Self:

@@ -1,7 +1,9 @@
-"""Every test leaves nothing behind: no actor, no thread."""
+"""Every test leaves nothing behind, no actor and no thread; a run that failed ends all the same."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from pykka_registry import RegistryRef
+
+
+_failed: list[int] = []
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    _failed.append(int(exitstatus))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """End the process even if a failed test has left a thread that never ends."""
+    if any(_failed):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_failed[-1])
 
 
 @pytest.fixture(autouse=True)

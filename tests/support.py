@@ -1,4 +1,4 @@
-"""What several tests use: actors that can be held up, a referee, and ways to wait without sleeping."""
+"""What several tests use: actors that can be held up, a referee, ways to wait without sleeping."""
 
 from __future__ import annotations
 

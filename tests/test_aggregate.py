@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ def test_the_mixin_after_the_actor_class_is_refused_with_the_fix() -> None:
         TypeError, match=r"write class Account\(AggregateMixin, pykka.ThreadingActor\)"
     ):
 
-        class Account(pykka.ThreadingActor, AggregateMixin):
+        class Account(pykka.ThreadingActor, AggregateMixin):  # pyright: ignore[reportUnusedClass]
             pass
 
 
@@ -43,7 +44,7 @@ def test_another_actor_class_before_the_mixin_is_refused() -> None:
 
     with pytest.raises(TypeError, match="AggregateMixin must come before Base in the bases"):
 
-        class Account(Base, Counting):
+        class Account(Base, Counting):  # pyright: ignore[reportUnusedClass]
             pass
 
 
@@ -54,7 +55,7 @@ def test_another_runtime_is_refused_with_the_fix() -> None:
 
     with pytest.raises(TypeError, match=r"OwnLoop is a runtime of its own.*_start_actor_loop"):
 
-        class Account(AggregateMixin, OwnLoop):
+        class Account(AggregateMixin, OwnLoop):  # pyright: ignore[reportUnusedClass]
             pass
 
     class Gevent(pykka.Actor):
@@ -64,7 +65,7 @@ def test_another_runtime_is_refused_with_the_fix() -> None:
 
     with pytest.raises(TypeError, match=r"write class Other\(AggregateMixin, pykka.ThreadingActor"):
 
-        class Other(AggregateMixin, Gevent):  # type: ignore[misc]
+        class Other(AggregateMixin, Gevent):  # pyright: ignore[reportUnusedClass]
             pass
 
 
@@ -77,8 +78,6 @@ def test_a_class_without_a_runtime_is_refused_when_it_is_started() -> None:
 
 
 def test_an_abstract_class_is_refused_and_says_what_it_lacks() -> None:
-    import abc
-
     class Abstract(AggregateMixin, pykka.ThreadingActor):
         @abc.abstractmethod
         def interest(self) -> int: ...
@@ -221,7 +220,8 @@ def test_a_proxy_made_in_the_constructor_works() -> None:
         assert done.wait(60)
 
 
-# Every end: what the hook table of Pykka's documentation has, each with its hooks, its reason and a free key.
+# Every end: what the hook table of Pykka's documentation has, each with its hooks, its reason and a
+# free key.
 
 
 class Hooked(AggregateMixin, pykka.ThreadingActor):
@@ -270,7 +270,7 @@ class Ends:
         self._listener = listener
 
     def expect(self, *expected: Registered | Terminated) -> None:
-        """Check that these and no other events came, that the key is free, and that all shuts down."""
+        """Check that these and no other events came, that the key is free, that all shuts down."""
         events = told_count(self._listener, len(expected))
         assert events == list(expected)
         assert "a" not in self.registry
@@ -397,7 +397,8 @@ def test_a_base_exception_in_a_handler_stops_every_actor(
         assert raised.value.__cause__ is error
         assert raised.value.key == "a"
         assert type(error).__name__ in str(raised.value)
-    for actor in (ref, other, bystander, ends.registry, listener):
+    actors: list[pykka.ActorRef[Any]] = [ref, other, bystander, ends.registry, listener]
+    for actor in actors:
         assert actor.actor_stopped.wait(60)
     assert ends.calls.count("on_stop") == 2
     assert "a" not in ends.registry
@@ -419,7 +420,8 @@ def test_stop_all_ends_everything(listener: pykka.ActorRef[Listener]) -> None:
     ends = Ends({}, listener)
     refs = [ends.registry.get_or_start(key) for key in "abc"]
     assert pykka.ActorRegistry.stop_all() == [True] * 5
-    assert not any(ref.is_alive() for ref in [*refs, ends.registry])
+    assert not any(ref.is_alive() for ref in refs)
+    assert not ends.registry.is_alive()
     assert ends.calls.count("on_stop") == 3
 
 
@@ -583,7 +585,7 @@ def test_a_keyboard_interrupt_while_waiting_leaves_the_line(
 
 
 def test_an_interrupted_claim_is_shared_by_nobody() -> None:
-    """Others who wait for the same activation get `Undeliverable`, not somebody else's interrupt."""
+    """Who waits for the same activation gets `Undeliverable`, not somebody else's interrupt."""
     with AggregateRegistry.start(Counting) as registry:
         table = registry._table
         launched = Gate()
@@ -717,10 +719,14 @@ def test_an_answer_to_a_future_that_has_one_ends_nothing(counters: RegistryRef[C
     ref.proxy().wait_at(gate)
     gate.wait_until_reached()
     future: Any = ref.proxy().add(1)
-    gate2 = Gate()
+    gate2, gate3 = Gate(), Gate()
     during: Any = ref.proxy().wait_at(gate2)
-    failing: Any = ref.proxy().run(lambda: gate3.pass_through() or 1 / 0)
-    gate3 = Gate()
+
+    def wait_and_fail() -> None:
+        gate3.pass_through()
+        raise ValueError("no")
+
+    failing: Any = ref.proxy().run(wait_and_fail)
     gate.open()
     assert future.get() == 1
     gate2.wait_until_reached()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +46,7 @@ def test_each_start_has_one_end_and_they_alternate(
                 ref.proxy().fail.defer(ValueError("no"))
                 ref.actor_stopped.wait()
 
-    assert in_threads([lambda i=i: churn(i) for i in range(4)]) == [None] * 4  # type: ignore[misc]
+    assert in_threads([functools.partial(churn, i) for i in range(4)]) == [None] * 4
     ends = told_when(
         listener, lambda told: sum(isinstance(event, Terminated) for event in told) == 200
     )
@@ -152,8 +154,6 @@ def test_shutdown_tells_every_end_before_it_is_over(listener: pykka.ActorRef[Lis
 
 def test_a_listener_may_use_the_registry(counters: RegistryRef[Counting]) -> None:
     """When `Terminated` arrives the key is free or about to be: a start succeeds."""
-    import threading
-
     restarted = threading.Event()
 
     class Restarter(pykka.ThreadingActor):
@@ -187,7 +187,7 @@ def test_an_abandoned_one_has_one_end(listener: pykka.ActorRef[Listener]) -> Non
     gate.wait_until_reached()
     assert registry.drain(timeout=0.01) == ["a"]
     gate.open()
-    ended = start_thread(lambda: ref.actor_stopped.wait())
+    ended = start_thread(ref.actor_stopped.wait)
     ended.join()
     assert listener.proxy().told.get() == [
         Registered("a", 1, ref),

@@ -1,11 +1,13 @@
-"""The future: all that Pykka's promises, a target, and the choice between a handler and a withdrawal."""
+"""The future: all that Pykka's promises, and the choice between a handler and a withdrawal."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import operator
 import queue
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
@@ -13,9 +15,8 @@ import pytest
 from pykka_registry._future import Future
 from tests.support import PATIENCE, Gate, in_threads, join, start_thread, tiny_switch_interval
 
-
-class Threading(pykka.ThreadingFuture[Any]):
-    pass
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 # Pykka's own future is the model: whatever it does, ours does, too.
@@ -34,46 +35,54 @@ def test_get_returns_what_was_set(make: Any) -> None:
 def test_get_raises_what_was_set(make: Any) -> None:
     future = make()
     try:
-        raise ValueError("no")
-    except ValueError:
+        [].pop()
+    except IndexError:
         future.set_exception()
     for _ in range(2):
-        with pytest.raises(ValueError, match="no"):
+        with pytest.raises(IndexError):
             future.get()
 
 
 def test_an_exception_may_be_a_class_only(make: Any) -> None:
     future = make()
     future.set_exception((ValueError, None, None))
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         future.get()
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01, -1])
 def test_get_gives_up_after_its_timeout(make: Any, timeout: float) -> None:
     future = make()
-    with pytest.raises(pykka.Timeout, match=f"^{timeout} seconds$"):
+    with pytest.raises(pykka.Timeout, match=rf"^{timeout} seconds$"):
         future.get(timeout=timeout)
     future.set(1)
     assert future.get() == 1
 
 
 def test_it_is_set_once(make: Any) -> None:
+    def hook(timeout: float | None) -> None:
+        raise AssertionError(timeout)
+
     future = make()
     future.set(1)
-    for again in (
+    again: list[Callable[[], object]] = [
         lambda: future.set(2),
         lambda: future.set_exception((ValueError, ValueError(), None)),
-        lambda: future.set_get_hook(lambda _timeout: 3),
-    ):
+        lambda: future.set_get_hook(hook),
+    ]
+    for call in again:
         with pytest.raises(queue.Full):
-            again()
+            call()
     assert future.get() == 1
 
 
 def test_a_future_with_a_hook_cannot_be_set(make: Any) -> None:
     future = make()
-    future.set_get_hook(lambda timeout: ("hooked", timeout))
+
+    def hook(timeout: float | None) -> tuple[str, float | None]:
+        return "hooked", timeout
+
+    future.set_get_hook(hook)
     with pytest.raises(queue.Full):
         future.set(1)
     assert future.get(timeout=5) == ("hooked", 5)
@@ -81,9 +90,14 @@ def test_a_future_with_a_hook_cannot_be_set(make: Any) -> None:
 
 
 def test_a_hook_runs_once_for_many(make: Any) -> None:
-    calls: list[object] = []
+    calls: list[float | None] = []
+
+    def hook(timeout: float | None) -> int:
+        calls.append(timeout)
+        return len(calls)
+
     future = make()
-    future.set_get_hook(lambda timeout: calls.append(timeout) or len(calls))
+    future.set_get_hook(hook)
     assert in_threads([future.get] * 8) == [1] * 8
     assert len(calls) == 1
 
@@ -128,13 +142,14 @@ def test_a_hook_wakes_who_waits() -> None:
 
 
 def test_map_filter_join_and_reduce_work(make: Any) -> None:
-    one, two = make(), make()
+    one: pykka.Future[Iterable[int]] = make()
+    two: pykka.Future[Iterable[int]] = make()
     one.set([1, 2, 3])
     two.set([4])
     assert one.map(sum).get() == 6
     assert one.filter(lambda x: x > 1).get() == [2, 3]
     assert one.join(two).get() == [[1, 2, 3], [4]]
-    assert one.reduce(lambda x, y: x + y).get() == 6
+    assert one.reduce(operator.add).get() == 6
     assert pykka.get_all([one, two]) == [[1, 2, 3], [4]]
 
 
@@ -170,7 +185,11 @@ def test_to_begin_and_to_withdraw_is_one_choice() -> None:
     with tiny_switch_interval():
         for _ in range(500):
             future: Future[Any] = Future()
-            results = in_threads([future.begin, lambda f=future: f.withdraw(ValueError())])  # type: ignore[misc]
+            calls: list[Callable[[], bool]] = [
+                future.begin,
+                functools.partial(future.withdraw, ValueError()),
+            ]
+            results = in_threads(calls)
             assert sorted(map(bool, results)) == [False, True]
             begun += results[0] is True
             withdrawn += results[1] is True

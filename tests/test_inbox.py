@@ -56,7 +56,7 @@ def test_what_comes_as_the_reader_gives_up_is_not_lost(monkeypatch: pytest.Monke
     envelope: Envelope[Any] = Envelope(1)
 
     class Late:
-        """Stands in for the lock that the reader sleeps on; its sleep ends with a put and a timeout."""
+        """Stands in for the lock that the reader sleeps on, which ends with a put and a timeout."""
 
         def acquire(self, timeout: float | None = None) -> bool:
             if timeout is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pykka
@@ -48,7 +49,7 @@ class Foreign(pykka.ThreadingActor):
 
 
 class RegistryMachine(RuleBasedStateMachine):
-    """The model: which ref each key has, how often it was asked, and the events that must have come."""
+    """The model: which ref each key has, how often it was asked, and which events came."""
 
     refs = Bundle("refs")
 
@@ -96,7 +97,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(target=refs, key=KEYS)
     def start(self, key: Any) -> Any:
-        return self._start(lambda key: Modeled.start(self.registry, key), key)
+        return self._start(functools.partial(Modeled.start, self.registry), key)
 
     @rule(target=refs, key=KEYS)
     def get_or_start(self, key: Any) -> Any:
@@ -156,9 +157,9 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(ref=refs)
     def fail_a_ref(self, ref: Any) -> None:
-        key = None if ref is None else self._key_of(ref)
-        if key is None or ref.actor_class is Foreign:
+        if ref is None or ref.actor_class is Foreign or self._key_of(ref) is None:
             return
+        key = self._key_of(ref)
         ref.tell("fail")
         assert ref.actor_stopped.wait(PATIENCE)
         self._ended(key, EndReason.FAILED)

@@ -1,8 +1,10 @@
-"""What this package relies on in Pykka, each fact by name: an upgrade that changes one fails here first."""
+"""What this package relies on in Pykka, by name: an upgrade that changes a fact fails here."""
 
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -39,7 +41,7 @@ def thread_of(name: str) -> threading.Thread:
 
 
 def test_a_message_put_after_the_teardown_is_stranded() -> None:
-    """Why our inbox can be closed: `ask` looks at the flag, then puts; in between the actor may end."""
+    """Why our inbox can be closed: between its look at the flag and its put the actor may end."""
     ref = Plain.start([])
     thread = thread_of("Plain")
     ref.stop()
@@ -122,7 +124,7 @@ def test_an_ask_makes_its_future_through_the_actors_class() -> None:
 
 
 def test_an_ask_expects_an_inbox_not_to_raise() -> None:
-    """Why our inbox fails the future instead: `ask(block=False)`, `stop` and `stop_all` would raise."""
+    """Why our inbox fails the future: `ask(block=False)`, `stop` and `stop_all` would raise."""
 
     class Refusing:
         def put(self, envelope: object, /) -> None:
@@ -172,7 +174,7 @@ def test_the_steps_of_the_actor_loop_that_the_registry_overrides() -> None:
 
 
 def test_start_registers_before_the_loop_starts_and_returns_the_actors_ref() -> None:
-    """Why `AggregateRegistry.start` returns its `RegistryRef`, and cleans up if the loop cannot start."""
+    """Why `AggregateRegistry.start` returns its `RegistryRef`, and cleans up after a failure."""
     registered: list[bool] = []
 
     class Looking(pykka.ThreadingActor):
@@ -186,9 +188,6 @@ def test_start_registers_before_the_loop_starts_and_returns_the_actors_ref() -> 
 
 
 def test_the_main_thread_is_over_before_the_interpreter_joins_the_others() -> None:
-    import subprocess
-    import sys
-
     code = """
 import threading
 def watch():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pykka
+from pykka import messages
 
 from pykka_registry import (
     AggregateMixin,
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 def test_a_storm_on_cold_keys_constructs_each_once() -> None:
     """100 threads, 10 cold keys: one construction per key, and everybody gets that actor."""
-    constructed: list[object] = []
+    constructed: list[Any] = []
 
     class Cold(AggregateMixin, pykka.ThreadingActor):
         def __init__(self) -> None:
@@ -32,7 +34,7 @@ def test_a_storm_on_cold_keys_constructs_each_once() -> None:
     with tiny_switch_interval(), AggregateRegistry.start(Cold) as registry:
         for storm in range(5):
             keys = [(storm, i % 10) for i in range(100)]
-            refs = in_threads([lambda key=key: registry.get_or_start(key) for key in keys])  # type: ignore[misc]
+            refs = in_threads([functools.partial(registry.get_or_start, key) for key in keys])
             for key, ref in zip(keys, refs, strict=True):
                 assert ref is registry[key]
             assert len(set(refs)) == 10
@@ -43,14 +45,14 @@ def test_a_storm_of_start_new_has_one_winner_per_key(counters: RegistryRef[Count
     with tiny_switch_interval():
         for storm in range(5):
             keys = [(storm, i % 10) for i in range(100)]
-            results = in_threads([lambda key=key: counters.start_new(key) for key in keys])  # type: ignore[misc]
+            results = in_threads([functools.partial(counters.start_new, key) for key in keys])
             winners = [result for result in results if isinstance(result, pykka.ActorRef)]
             assert len(winners) == 10
             assert sum(isinstance(r, KeyAlreadyRegistered) for r in results) == 90
 
 
 class Refereed(AggregateMixin, pykka.ThreadingActor):
-    """Tells a referee when it lives: from the first line of its constructor to the last of its last hook."""
+    """Tells a referee when it lives: from its constructor's first line to its last hook's last."""
 
     def __init__(self, referee: Referee, chance: random.Random) -> None:
         referee.enter(self.key)
@@ -87,7 +89,7 @@ class Refereed(AggregateMixin, pykka.ThreadingActor):
 
 
 def test_no_key_ever_has_two_live_incarnations() -> None:
-    """Starts, stops and failures in every hook, at random, from 8 threads on 5 keys, with a referee outside."""
+    """Starts, stops and failures in every hook, at random; 8 threads, 5 keys, a referee outside."""
     referee = Referee()
     rounds = 250
 
@@ -113,7 +115,7 @@ def test_no_key_ever_has_two_live_incarnations() -> None:
 
     with tiny_switch_interval():
         registry = AggregateRegistry.start(Refereed, args=(referee, random.Random(1)))
-        asked = in_threads([lambda seed=seed: churn(seed, registry) for seed in range(8)])  # type: ignore[misc]
+        asked = in_threads([functools.partial(churn, seed, registry) for seed in range(8)])
         registry.stop()
     assert all(isinstance(count, int) and count > 20 for count in asked), asked
     assert referee.fouls == []
@@ -130,7 +132,7 @@ def test_an_ask_that_races_with_a_stop_always_completes() -> None:
         for key in range(rounds):
             ref = registry.get_or_start(key)
             futures: list[pykka.Future[Any]] = []
-            message = pykka.messages.ProxyCall(attr_path=("add",), args=(1,), kwargs={})
+            message = messages.ProxyCall(attr_path=("add",), args=(1,), kwargs={})
             barrier = threading.Barrier(2)
 
             def ask(

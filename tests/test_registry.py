@@ -20,7 +20,7 @@ from pykka_registry import (
 from tests.support import Counting, Gate, join, start_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
 
 def test_a_key_is_absent_until_its_aggregate_is_started(counters: RegistryRef[Counting]) -> None:
@@ -49,7 +49,7 @@ def test_it_reads_like_a_mapping(counters: RegistryRef[Counting]) -> None:
 def test_iteration_goes_over_a_snapshot(counters: RegistryRef[Counting]) -> None:
     for key in range(3):
         counters.get_or_start(key)
-    seen = []
+    seen: list[Any] = []
     for key in counters:
         seen.append(key)
         counters[key].stop()
@@ -275,7 +275,7 @@ UNHASHABLE: Any = ["a", "list"]
 
 def test_an_unhashable_key_is_refused_with_the_fix(counters: RegistryRef[Counting]) -> None:
     foreign = pykka.ThreadingActor.start()
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: counters.get(UNHASHABLE),
         lambda: counters[UNHASHABLE],
         lambda: UNHASHABLE in counters,
@@ -286,7 +286,7 @@ def test_an_unhashable_key_is_refused_with_the_fix(counters: RegistryRef[Countin
         lambda: counters.unregister(UNHASHABLE, foreign),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match="a key must be hashable.*use a str"):
+        with pytest.raises(TypeError, match=r"a key must be hashable.*use a str"):
             call()
     foreign.stop()
 
@@ -353,7 +353,7 @@ def test_a_stopped_registry_says_so() -> None:
     foreign = pykka.ThreadingActor.start()
     registry.get_or_start("a")
     assert registry.stop() is True
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: registry.get_or_start("a"),
         lambda: registry.start_new("a"),
         lambda: Counting.start(registry, "a"),

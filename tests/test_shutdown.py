@@ -22,6 +22,7 @@ from pykka_registry import (
     RegistryRef,
     RegistryStopped,
     Terminated,
+    WaitCycle,
 )
 from tests.support import (
     PATIENCE,
@@ -259,7 +260,7 @@ def test_an_aggregate_that_stops_its_own_registry_does_not_wait_for_itself(
 
 
 def test_system_exit_while_others_are_blocked_on_asks() -> None:
-    """Several wait for the one that exits, in its queue or in its handler; all are answered, all ends."""
+    """Several wait for the one that exits, in its queue or its handler; all are answered."""
     gate = Gate()
     registry = AggregateRegistry.start(Counting)
     exiting = registry.get_or_start("exiting").proxy()
@@ -292,16 +293,15 @@ def test_stop_all_in_any_order_hangs_nothing(registry_first: bool) -> None:
         pykka.ActorRegistry.unregister(registry)
         pykka.ActorRegistry.register(registry)
     assert pykka.ActorRegistry.stop_all(block=registry_first)
-    for ref in [*refs, registry]:
-        assert ref.actor_stopped.wait(PATIENCE)
+    actors: list[pykka.ActorRef[Any]] = [*refs, registry]
+    for actor in actors:
+        assert actor.actor_stopped.wait(PATIENCE)
     registry.stop()
 
 
 def test_stop_all_inside_a_handler_is_refused_instead_of_hanging(
     counters: RegistryRef[Counting],
 ) -> None:
-    from pykka_registry import WaitCycle
-
     proxy = counters.get_or_start("a").proxy()
     with pytest.raises(WaitCycle):
         proxy.run(pykka.ActorRegistry.stop_all).get()
@@ -340,7 +340,8 @@ class OwnRegistry(AggregateRegistry):
 
 
 def test_a_registrys_on_stop_runs_after_its_aggregates_have_ended() -> None:
-    OwnRegistry.hooks = hooks = []
+    hooks: list[str] = []
+    OwnRegistry.hooks = hooks
 
     class Hooked(AggregateMixin, pykka.ThreadingActor):
         def on_stop(self) -> None:
@@ -370,7 +371,8 @@ def test_system_exit_in_the_registrys_own_handler_ends_all() -> None:
     with pytest.raises(pykka.ActorDeadError) as raised:
         registry.ask(SystemExit(3))
     assert isinstance(raised.value.__cause__, SystemExit)
-    for actor in (ref, registry, bystander):
+    actors: list[pykka.ActorRef[Any]] = [ref, registry, bystander]
+    for actor in actors:
         assert actor.actor_stopped.wait(PATIENCE)
     assert OwnRegistry.hooks == ["on_stop"]
 
@@ -387,9 +389,9 @@ def test_a_registry_whose_on_start_fails_ends_its_aggregates_too() -> None:
     ref = registry.get_or_start("a")
     gate.open()
     assert ref.actor_stopped.wait(PATIENCE)
+    registry._table.join()
     with pytest.raises(RegistryStopped):
-        while True:
-            registry.get_or_start("b")
+        registry.get_or_start("b")
 
 
 def test_asks_that_the_registry_has_not_handled_when_it_ends_fail() -> None:
@@ -611,7 +613,7 @@ def test_a_fork_while_others_hold_the_locks_hangs_nothing(
 
     thread = start_thread(churn)
     ref = counters.get_or_start("a")
-    statuses = []
+    statuses: list[int] = []
     for _ in range(20):
         pid = os.fork()
         if pid == 0:

@@ -12,7 +12,7 @@ from pykka_registry import AggregateMixin, AggregateRegistry, RegistryRef, WaitC
 from tests.support import Counting, Gate, in_threads, join, start_thread, tiny_switch_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Hashable
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +173,8 @@ def test_a_handler_that_waits_for_an_activation_that_asks_it_is_refused() -> Non
 
     with AggregateRegistry.start(Asker) as registry:
         parent = registry.get_or_start("parent").proxy()
-        # If the child asks first it is the parent whose wait would close the cycle, else the child's.
+        # If the child asks first it is the parent whose wait would close the cycle, else the
+        # child's.
         with pytest.raises(WaitCycle):
             parent.start_child().get()
 
@@ -237,6 +238,46 @@ def test_a_wait_that_timed_out_is_no_edge(counters: RegistryRef[Counting]) -> No
     gate2.open()
     done.get()
     assert answer.get() == 5
+
+
+class Thing:
+    """Something to wait for, and a wait for it, whose ends the test decides."""
+
+    def __init__(self, key: str) -> None:
+        self.key: Hashable = key
+        self.runner: int | None = None
+
+
+class Waiting:
+    def __init__(self, target: Thing) -> None:
+        self.target: _waits.Waited | None = target
+        self.over = False
+
+    def done(self) -> bool:
+        return self.over
+
+
+def test_an_answer_that_is_there_is_no_edge_even_while_its_asker_still_sleeps() -> None:
+    """One asked us and was answered, but has not woken yet; to ask it back now is no cycle."""
+    us, other = Thing("us"), Thing("other")
+    others_wait, our_wait = Waiting(us), Waiting(other)
+    asleep = Gate()
+
+    def sleep() -> None:
+        with _waits.running(other), _waits.blocked_on(others_wait):
+            asleep.pass_through()
+
+    thread = start_thread(sleep)
+    asleep.wait_until_reached()
+    with _waits.running(us):
+        with pytest.raises(WaitCycle) as raised, _waits.blocked_on(our_wait):
+            raise AssertionError("this would wait for ever")
+        assert raised.value.keys == ("other", "us")
+        others_wait.over = True
+        with _waits.blocked_on(our_wait):
+            assert len(_waits._blocked) == 2
+    asleep.open()
+    join(thread)
 
 
 def test_ping_pong_at_full_speed_is_never_mistaken_for_a_cycle(

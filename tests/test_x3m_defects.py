@@ -1,4 +1,4 @@
-"""The known defects of X3m System's aggregate registry, where this one comes from: each is a test here."""
+"""The known defects of X3m System's aggregate registry, where this one comes from."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import pykka
 import pytest
+from pykka import messages
 
 from pykka_registry import AggregateMixin, AggregateRegistry, KeyAlreadyRegistered, RegistryRef
 from tests.support import PATIENCE, Counting, Gate, join, start_thread
 
 
 def test_1_asking_whether_a_key_is_there_ends_nothing(counters: RegistryRef[Counting]) -> None:
-    """There `has_key?` reads a field that is never set, and takes the registry and its aggregates down."""
+    """There `has_key?` reads a field that is never set, and takes the whole registry down."""
     ref = counters.get_or_start("a")
     assert "a" in counters
     assert "b" not in counters
@@ -33,7 +34,7 @@ def test_2_a_start_on_a_taken_key_leaks_no_actor(counters: RegistryRef[Counting]
 
 
 def test_5_a_slow_load_delays_no_other_key() -> None:
-    """There the facade loads events inside its own call: one slow load makes another live key wait."""
+    """There the facade loads events in its own call: one slow load makes a live key wait."""
     gate = Gate()
 
     class Loading(AggregateMixin, pykka.ThreadingActor):
@@ -63,7 +64,7 @@ def test_5_a_slow_load_delays_no_other_key() -> None:
 
 
 def test_6_a_load_that_fails_serves_no_command() -> None:
-    """There the aggregate is registered before it is loaded: a store error leaves an empty one that serves."""
+    """There it is registered before it is loaded: a store error leaves an empty one that serves."""
     served: list[object] = []
     gate = Gate()
 
@@ -148,7 +149,7 @@ def test_11_no_ref_that_is_returned_was_dead_before_the_call() -> None:
                 if i % 2:
                     ref.stop()
                 else:
-                    ref.tell(pykka.messages.ProxyCall(("fail",), (ValueError(),), {}))
+                    ref.tell(messages.ProxyCall(("fail",), (ValueError(),), {}))
                     ref.actor_stopped.wait(PATIENCE)
                 ended.append(ref)
             done.set()
@@ -164,3 +165,20 @@ def test_11_no_ref_that_is_returned_was_dead_before_the_call() -> None:
         join(thread)
     assert looked > 100
     assert found > 0
+
+
+def test_11_a_ref_is_alive_when_it_leaves_the_table(
+    counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes the look-up safe without a lock: first the table forgets the ref, then it dies."""
+    ref = counters.get_or_start("a")
+    stopping = counters._table.stopping
+    alive: list[bool] = []
+
+    def watch(incarnation: Any) -> None:
+        alive.append(ref.is_alive())
+        stopping(incarnation)
+
+    monkeypatch.setattr(counters._table, "stopping", watch)
+    ref.stop()
+    assert alive == [True]

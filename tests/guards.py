@@ -1,0 +1,307 @@
+"""Take each guard out and see its test fail: a test that passes without the guard proves nothing.
+
+    python -m tests.guards [WORD ...]
+
+Each guard is a piece of the package's source and what stands there without it. The package and its
+tests are copied to an empty folder, the guard is taken out there, and the tests that are named
+beside it must fail or time out. With words only the guards whose description has one of them are
+tried. The exit status tells whether every guard was missed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SECONDS_PER_TEST = 15
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guard, and the tests that miss it."""
+
+    what: str
+    file: str
+    guard: str
+    without: str
+    tests: str
+
+
+GUARDS = [
+    Guard(
+        "claiming a key is atomic",
+        "_table.py",
+        "                    self._entries[key] = entry\n",
+        "                    __import__('time').sleep(0)\n"
+        "                    self._lock.release(); self._lock.acquire()\n"
+        "                    self._entries[key] = entry\n",
+        "tests/test_races.py",
+    ),
+    Guard(
+        "a successor starts after its predecessor's teardown",
+        "_table.py",
+        "                self._move(entry, State.STOPPING)\n",
+        "                self._move(entry, State.STOPPING)\n"
+        "                self._entries.pop(entry.key)\n"
+        "                self._entries[object()] = entry\n"
+        "                entry.key = next(k for k, e in self._entries.items() if e is entry)\n",
+        "tests/test_aggregate.py::test_a_successor_starts_only_after_on_stop_has_returned",
+    ),
+    Guard(
+        "the referee sees a successor that starts too early",
+        "_table.py",
+        "                self._move(entry, State.STOPPING)\n",
+        "                self._move(entry, State.STOPPING)\n"
+        "                self._entries.pop(entry.key)\n"
+        "                self._entries[object()] = entry\n"
+        "                entry.key = next(k for k, e in self._entries.items() if e is entry)\n",
+        "tests/test_races.py::test_no_key_ever_has_two_live_incarnations",
+    ),
+    Guard(
+        "a ref leaves the table before it is dead",
+        "_life.py",
+        "            self._life.end()\n            super().set()\n",
+        "            super().set()\n            self._life.end()\n",
+        "tests/test_x3m_defects.py",
+    ),
+    Guard(
+        "a closed inbox refuses",
+        "_inbox.py",
+        "            if make_error is None:\n",
+        "            if True:\n",
+        "tests/test_races.py::test_an_ask_that_races_with_a_stop_always_completes",
+    ),
+    Guard(
+        "leftover asks are answered",
+        "_life.py",
+        "                fail(envelope, self._undeliverable())\n",
+        "                pass\n",
+        "tests/test_aggregate.py::test_messages_accepted_before_a_stop_are_handled",
+    ),
+    Guard(
+        "leftover asks are answered before on_stop and stop_all run",
+        "_life.py",
+        "    def set(self) -> None:\n",
+        "    def set(self) -> None:\n        return super().set()\n\n    def unused(self) -> None:\n",
+        "tests/test_shutdown.py::test_system_exit_while_others_are_blocked_on_asks",
+    ),
+    Guard(
+        "an asker is told of a BaseException",
+        "_life.py",
+        '        fail(envelope, self._undeliverable(f"ended with {type(error).__name__} in the handler"))\n',
+        "",
+        "tests/test_aggregate.py::test_a_base_exception_in_a_handler_stops_every_actor",
+    ),
+    Guard(
+        "a cycle of waits is seen",
+        "_waits.py",
+        "        if runner == me:\n",
+        "        if runner == -1:\n",
+        "tests/test_waits.py::test_asking_oneself",
+    ),
+    Guard(
+        "an edge that is over does not count",
+        "_waits.py",
+        "    while wait is not None and not wait.done() and wait.target is not None:\n",
+        "    while wait is not None and wait.target is not None:\n",
+        "tests/test_waits.py -k even_while",
+    ),
+    Guard(
+        "to publish a wait and to look for a cycle is one step",
+        "_waits.py",
+        "            _blocked[me] = wait\n    if cycle:\n",
+        "            _lock.release(); __import__('time').sleep(0.001); _lock.acquire()\n"
+        "            _blocked[me] = wait\n    if cycle:\n",
+        "tests/test_waits.py::test_of_two_that_close_a_cycle_at_once_exactly_one_is_refused",
+    ),
+    Guard(
+        "to begin a message and to withdraw it is one choice",
+        "_future.py",
+        "            return not self._done\n",
+        "            return True\n",
+        "tests/test_waits.py::test_a_refused_message_is_never_handled tests/test_future.py",
+    ),
+    Guard(
+        "a message that has begun is not withdrawn",
+        "_future.py",
+        "(self._begun or self._waiters)",
+        "self._waiters",
+        "tests/test_future.py",
+    ),
+    Guard(
+        "a failed start frees the key",
+        "_table.py",
+        "                        Terminated(entry.key, incarnation.number, EndReason.START_FAILED, error)\n"
+        "                    )\n"
+        "                    self._remove(entry)\n",
+        "                        Terminated(entry.key, incarnation.number, EndReason.START_FAILED, error)\n"
+        "                    )\n",
+        "tests/test_aggregate.py -k keyboard_interrupt_before",
+    ),
+    Guard(
+        "an interrupted claim is taken back",
+        "_table.py",
+        "            if claimed is not None:\n                self._abort(claimed, error)\n            raise\n",
+        "            raise\n",
+        "tests/test_aggregate.py -k keyboard_interrupt",
+    ),
+    Guard(
+        "a thread that comes late finds that it is not wanted",
+        "_table.py",
+        "            incarnation.begun = incarnation.entry.incarnation is incarnation\n",
+        "            incarnation.begun = True\n",
+        "tests/test_aggregate.py -k keyboard_interrupt_before",
+    ),
+    Guard(
+        "who gives up leaves the line",
+        "_table.py",
+        "            self._withdraw(request)\n",
+        "",
+        "tests/test_registry.py -k leaves_the_line",
+    ),
+    Guard(
+        "who insists on a new actor is not served with another's",
+        "_table.py",
+        "if not request.exclusive)]\n",
+        ")]\n",
+        "tests/test_registry.py -k in_line",
+    ),
+    Guard(
+        "an abandoned incarnation has one end",
+        "_table.py",
+        "            if state is not State.QUARANTINED:  # its",
+        "            if True:  # its",
+        "tests/test_shutdown.py -k abandoned_by_name",
+    ),
+    Guard(
+        "a stopping registry starts nothing",
+        "_table.py",
+        "                self._check_open()\n                entry = self._entries.get(key)\n                if entry",
+        "                entry = self._entries.get(key)\n                if entry",
+        "tests/test_registry.py -k a_stopped_registry",
+    ),
+    Guard(
+        "an activation under way is stopped when it ends",
+        "_life.py",
+        "            actor.stop()\n",
+        "            pass\n",
+        "tests/test_shutdown.py -k under_way",
+    ),
+    Guard(
+        "a shutdown waits for the threads to end",
+        "_table.py",
+        "            thread.join()\n",
+        "            pass\n",
+        "tests/test_shutdown.py -k no_thread_is_left",
+    ),
+    Guard(
+        "a shutdown has told every end before it is over",
+        "_registry.py",
+        "            if isinstance(envelope.message, Notice):\n                self._pass_on(envelope.message)\n",
+        "            if isinstance(envelope.message, Notice):\n                pass\n",
+        "tests/test_shutdown.py -k abandoned_by_name",
+    ),
+    Guard(
+        "the registry drains when the main thread has ended",
+        "_registry.py",
+        "        if not threading.main_thread().is_alive():\n",
+        "        if False:\n",
+        "tests/test_shutdown.py -k interpreter_ends",
+    ),
+    Guard(
+        "a failing message does not end the registry",
+        "_registry.py",
+        "                if envelope.reply_to is None:\n                    logger",
+        "                if envelope.reply_to is None:\n                    raise\n                    logger",
+        "tests/test_registry.py -k never_ends_it",
+    ),
+    Guard(
+        "a forked child refuses",
+        "_table.py",
+        "    for table in _tables:\n        table.forked()\n",
+        "",
+        "tests/test_shutdown.py -k fork",
+    ),
+    Guard(
+        "a forked child has locks of its own",
+        "_table.py",
+        "        self._lock = threading.Lock()\n        self.refusal = _FORKED\n",
+        "        self.refusal = _FORKED\n",
+        "tests/test_shutdown.py -k fork",
+    ),
+    Guard(
+        "a dead foreign actor is not returned",
+        "_table.py",
+        "            if row is not None and row.ref.is_alive():\n                ref = row.ref\n        return ref\n",
+        "            if row is not None:\n                ref = row.ref\n        return ref\n",
+        "tests/test_foreign.py",
+    ),
+    Guard(
+        "unregister compares before it deletes",
+        "_table.py",
+        "            if row is None or row.ref is not ref:\n",
+        "            if row is None:\n",
+        "tests/test_foreign.py",
+    ),
+    Guard(
+        "a dead listener is dropped",
+        "_registry.py",
+        "                self._table.unsubscribe(listener)\n            except",
+        "                pass\n            except",
+        "tests/test_events.py",
+    ),
+]
+
+
+def missed(guard: Guard) -> bool:
+    """Tell whether the named tests miss the guard."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("pykka_registry", "tests"):
+            shutil.copytree(
+                ROOT / name,
+                Path(folder, name),
+                ignore=shutil.ignore_patterns("__pycache__", "bank"),
+            )
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        path = Path(folder, "pykka_registry", guard.file)
+        source = path.read_text("utf-8")
+        if source.count(guard.guard) != 1:
+            message = (
+                f"{guard.file} has {source.count(guard.guard)} times, not once: {guard.guard!r}"
+            )
+            raise LookupError(message)
+        path.write_text(source.replace(guard.guard, guard.without), "utf-8")
+        command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, "-o", f"faulthandler_timeout={SECONDS_PER_TEST}", *guard.tests.split()],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        # 1: a test failed; the timeout ends the run with 1, too. Anything else is not a test's verdict.
+        if done.returncode not in (0, 1):
+            raise RuntimeError(done.stdout + done.stderr)
+        return done.returncode == 1
+
+
+def main(words: list[str]) -> int:
+    """Try the guards."""
+    wanted = [g for g in GUARDS if not words or any(word in g.what for word in words)]
+    unmissed = 0
+    for guard in wanted:
+        is_missed = missed(guard)
+        unmissed += not is_missed
+        print(f"{'missed' if is_missed else 'NOT MISSED'}: {guard.what}", flush=True)
+    print(f"{len(wanted) - unmissed} of {len(wanted)} guards are missed by their tests")
+    return 1 if unmissed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
