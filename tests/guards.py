@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SECONDS_PER_TEST = 15
+SECONDS_PER_TEST = 10
 
 
 @dataclass(frozen=True)
