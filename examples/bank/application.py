@@ -1,0 +1,104 @@
+"""The application: the domain's aggregates, and the store that keeps their events.
+
+It is a plain `eventsourcing` application. It knows nothing of actors, and one instance serves
+all of them.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from eventsourcing.application import AggregateNotFoundError, Application
+from eventsourcing.persistence import JSONTranscoder, Transcoding
+from eventsourcing.utils import get_topic
+
+from examples.bank.domain import Account, Receipt, Transaction
+from examples.bank.transfer import Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eventsourcing.domain import DomainEventProtocol
+
+_PAGE = 5_000
+
+
+class DateAsISO(Transcoding):
+    """Stores a date as text."""
+
+    type = date
+    name = "date_iso"
+
+    def encode(self, obj: date) -> str:
+        """Return the date's ISO form."""
+        return obj.isoformat()
+
+    def decode(self, data: str) -> date:
+        """Return the date of an ISO form."""
+        return date.fromisoformat(data)
+
+
+class Bank(Application[UUID]):
+    """The bank's accounts, receipts and transfers."""
+
+    def register_transcodings(self, transcoder: JSONTranscoder) -> None:
+        """Teach the library to store dates."""
+        super().register_transcodings(transcoder)
+        transcoder.register(DateAsISO())
+
+    def account(self, account_id: str, version: int | None = None) -> Account | None:
+        """Return the account as stored, now or at a version, or None if it was never opened."""
+        try:
+            account: Account = self.repository.get(Account.create_id(account_id), version=version)
+        except AggregateNotFoundError:
+            return None
+        return account
+
+    def receipt(self, transaction: Transaction) -> Receipt | None:
+        """Return the receipt of a transaction's id, or None if the id is new."""
+        try:
+            receipt: Receipt = self.repository.get(transaction.receipt_id)
+        except AggregateNotFoundError:
+            return None
+        return receipt
+
+    def transfer(self, transfer_id: str) -> Transfer | None:
+        """Return the transfer as stored, or None if it was never started."""
+        try:
+            transfer: Transfer = self.repository.get(Transfer.create_id(transfer_id))
+        except AggregateNotFoundError:
+            return None
+        return transfer
+
+    def account_ids(self) -> Iterator[str]:
+        """Find every account in the store."""
+        for opened in self._events_of(Account.Opened):
+            if isinstance(opened, Account.Opened):
+                yield opened.account_id
+
+    def unfinished_transfers(self) -> list[str]:
+        """Find the transfers that were started and are not over."""
+        unfinished: dict[UUID, str] = {}
+        for change in self._events_of(
+            Transfer.Started, Transfer.Completed, Transfer.Refused, Transfer.Refunded
+        ):
+            if isinstance(change, Transfer.Started):
+                unfinished[change.originator_id] = change.transfer_id
+            else:
+                unfinished.pop(change.originator_id, None)
+        return list(unfinished.values())
+
+    def _events_of(self, *event_classes: type[Any]) -> Iterator[DomainEventProtocol[UUID]]:
+        # The store has no index by topic: this reads past all events, but decodes only these.
+        topics = [get_topic(event_class) for event_class in event_classes]
+        last = 0
+        while True:
+            page = self.recorder.select_notifications(
+                last, _PAGE, topics=topics, inclusive_of_start=False
+            )
+            yield from map(self.mapper.to_domain_event, page)
+            if len(page) < _PAGE:
+                return
+            last = page[-1].id

@@ -1,0 +1,284 @@
+"""The domain: accounts, the transactions on them, and the receipt that each transaction gets.
+
+Nothing here knows of actors or databases. An `Account` is an aggregate of the `eventsourcing`
+library: plain methods decide, and what they decide is an event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from eventsourcing.domain import Aggregate, event
+
+from examples.bank.money import ZERO, add, negated, plain
+
+if TYPE_CHECKING:
+    from datetime import date
+    from decimal import Decimal
+
+_BANK = uuid5(NAMESPACE_URL, "pykka-registry/examples/bank")
+_ACCOUNTS = uuid5(_BANK, "accounts")
+
+FILE = uuid5(_BANK, "file")
+"""The numbering of the transactions that come from files."""
+
+
+class Refusal(Exception):  # noqa: N818 - the bank's answer is a refusal, not a malfunction
+    """The bank does not do what it was asked to do; the text says why."""
+
+
+class UnknownAccount(Refusal):
+    """There is no account of this id."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account {account_id!r} is unknown")
+
+
+class AccountExists(Refusal):
+    """The account was opened before."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account {account_id!r} is open already")
+
+
+class AccountClosed(Refusal):
+    """The account is closed; only recorded transactions are booked on it."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account {account_id!r} is closed")
+
+
+class BalanceNotZero(Refusal):
+    """An account with money on it, or overdrawn, cannot be closed."""
+
+    def __init__(self, account_id: str, balance: Decimal) -> None:
+        super().__init__(
+            f"account {account_id!r} cannot be closed: its balance is {plain(balance)}"
+        )
+
+
+class NotPositive(Refusal):
+    """Deposits, withdrawals and transfers are of more than nothing."""
+
+    def __init__(self, amount: Decimal) -> None:
+        super().__init__(f"{plain(amount)} is not a positive amount")
+
+
+class OverdraftLimitExceeded(Refusal):
+    """The withdrawal would take the account below its overdraft limit."""
+
+    def __init__(self, account_id: str, balance: Decimal, limit: Decimal) -> None:
+        super().__init__(
+            f"account {account_id!r} has {plain(balance)} and an overdraft limit of {plain(limit)}"
+        )
+
+
+class BookedDifferently(Refusal):
+    """The transaction's id was used before, for something else."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        super().__init__(
+            f"transaction {receipt.transaction_id!r} was booked before as account "
+            f"{receipt.account_id!r}, {receipt.on}, {plain(receipt.amount)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One movement of money on one account, under the id that its source gave it."""
+
+    id: str
+    account_id: str
+    on: date
+    amount: Decimal
+    """Positive for a credit, negative for a debit."""
+
+    source: UUID = FILE
+    """Who numbers it: ids are unique within a source."""
+
+    @property
+    def receipt_id(self) -> UUID:
+        """The id of the receipt's stream of events."""
+        return uuid5(self.source, self.id)
+
+
+class Account(Aggregate):
+    """An account: a balance that no rounding touches, and a limit to overdraw it."""
+
+    class Opened(Aggregate.Created):
+        """The account exists from here on."""
+
+        account_id: str
+        overdraft_limit: Decimal
+
+    class Booked(Aggregate.Event):
+        """A transaction that has already happened was recorded."""
+
+        reference: str
+        on: date
+        amount: Decimal
+
+    class Deposited(Aggregate.Event):
+        """Money was paid in."""
+
+        reference: str
+        on: date
+        amount: Decimal
+
+    class Withdrawn(Aggregate.Event):
+        """Money was taken out."""
+
+        reference: str
+        on: date
+        amount: Decimal
+
+    class Closed(Aggregate.Event):
+        """Nobody pays in or takes out any more."""
+
+    @event(Opened)
+    def __init__(self, account_id: str, overdraft_limit: Decimal = ZERO) -> None:
+        """Open an account."""
+        self.account_id = account_id
+        self.overdraft_limit = overdraft_limit
+        self.balance = ZERO
+        self.is_closed = False
+
+    @staticmethod
+    def create_id(account_id: str) -> UUID:
+        """Return the id of the account's stream of events."""
+        return uuid5(_ACCOUNTS, account_id)
+
+    def book(self, amount: Decimal, *, on: date, reference: str) -> None:
+        """Record what has already happened: a fact is never refused."""
+        self.trigger_event(self.Booked, reference=reference, on=on, amount=amount)
+
+    def deposit(self, amount: Decimal, *, on: date, reference: str) -> None:
+        """Pay in.
+
+        Raises:
+            Refusal: if the amount is not positive or the account is closed.
+        """
+        self._require_positive(amount)
+        self._require_open()
+        self.trigger_event(self.Deposited, reference=reference, on=on, amount=amount)
+
+    def withdraw(self, amount: Decimal, *, on: date, reference: str) -> None:
+        """Take out.
+
+        Raises:
+            Refusal: if the amount is not positive, the account is closed, or the balance would
+                go below the overdraft limit.
+        """
+        self._require_positive(amount)
+        self._require_open()
+        if add(self.balance, negated(amount)) < negated(self.overdraft_limit):
+            raise OverdraftLimitExceeded(self.account_id, self.balance, self.overdraft_limit)
+        self.trigger_event(self.Withdrawn, reference=reference, on=on, amount=amount)
+
+    def close(self) -> None:
+        """Close the account.
+
+        Raises:
+            Refusal: if it is closed already or its balance is not zero.
+        """
+        self._require_open()
+        if self.balance:
+            raise BalanceNotZero(self.account_id, self.balance)
+        self.trigger_event(self.Closed)
+
+    @event(Booked)
+    def _when_booked(self, amount: Decimal) -> None:
+        self.balance = add(self.balance, amount)
+
+    @event(Deposited)
+    def _when_deposited(self, amount: Decimal) -> None:
+        self.balance = add(self.balance, amount)
+
+    @event(Withdrawn)
+    def _when_withdrawn(self, amount: Decimal) -> None:
+        self.balance = add(self.balance, negated(amount))
+
+    @event(Closed)
+    def _when_closed(self) -> None:
+        self.is_closed = True
+
+    def _require_open(self) -> None:
+        if self.is_closed:
+            raise AccountClosed(self.account_id)
+
+    def _require_positive(self, amount: Decimal) -> None:
+        if amount <= 0:
+            raise NotPositive(amount)
+
+
+class Receipt(Aggregate):
+    """The bank's answer to one transaction, given once: booked, or refused and why.
+
+    A receipt is a stream of its own, whose id follows from the transaction's id, and it is saved
+    together with the account's event. So the store itself, which takes each version of a stream
+    once, keeps a transaction from being booked twice: across accounts, processes and crashes.
+    """
+
+    class Given(Aggregate.Created):
+        """The answer was given."""
+
+        source: UUID
+        transaction_id: str
+        account_id: str
+        on: date
+        amount: Decimal
+        refusal: str
+
+    @event(Given)
+    def __init__(  # noqa: PLR0913 - the event's fields
+        self,
+        *,
+        source: UUID,
+        transaction_id: str,
+        account_id: str,
+        on: date,
+        amount: Decimal,
+        refusal: str,
+    ) -> None:
+        """Give the answer; an empty refusal means that the transaction is booked."""
+        self.source = source
+        self.transaction_id = transaction_id
+        self.account_id = account_id
+        self.on = on
+        self.amount = amount
+        self.refusal = refusal
+
+    @staticmethod
+    def create_id(source: UUID, transaction_id: str) -> UUID:
+        """Return `Transaction.receipt_id`."""
+        return uuid5(source, transaction_id)
+
+    @classmethod
+    def for_transaction(cls, transaction: Transaction, refusal: str = "") -> Receipt:
+        """Write the receipt for a transaction."""
+        return cls(
+            source=transaction.source,
+            transaction_id=transaction.id,
+            account_id=transaction.account_id,
+            on=transaction.on,
+            amount=transaction.amount,
+            refusal=refusal,
+        )
+
+    def confirm(self, transaction: Transaction) -> None:
+        """Return if exactly this transaction is booked.
+
+        Raises:
+            BookedDifferently: if the id was used for something else.
+            Refusal: if the transaction was refused; with the first answer's text.
+        """
+        if (self.account_id, self.on, self.amount) != (
+            transaction.account_id,
+            transaction.on,
+            transaction.amount,
+        ):
+            raise BookedDifferently(self)
+        if self.refusal:
+            raise Refusal(self.refusal)

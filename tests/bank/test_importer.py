@@ -1,0 +1,317 @@
+"""From rows to accounts: every row once, in order, with few actors at a time."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from eventsourcing.persistence import OperationalError
+
+from examples.bank import importer as module
+from examples.bank.actors import AccountActor
+from examples.bank.application import Bank
+from examples.bank.audit import balances_in, disagreements
+from examples.bank.importer import Importer, Tally
+from examples.bank.problems import Failed
+from examples.bank.store import find_store
+from examples.bank.transactions import BadRow, open_transactions
+from pykka_registry import AggregateRegistry
+from tests.bank.support import Columns, make_rows, open_bank, stored_balances, sums, write_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from eventsourcing.persistence import Recording
+
+    from examples.bank.actors import Statement
+    from examples.bank.domain import Transaction
+
+ROWS = make_rows(600, 40)
+
+
+class Referee:
+    """Counts the live actors from outside, from first line to last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live: Counter[str] = Counter()
+        self.most = 0
+        self.most_per_account = 0
+        self.activations = 0
+
+    def enter(self, key: str) -> None:
+        with self._lock:
+            self._live[key] += 1
+            self.activations += 1
+            self.most = max(self.most, self._live.total())
+            self.most_per_account = max(self.most_per_account, self._live[key])
+
+    def leave(self, key: str) -> None:
+        with self._lock:
+            self._live[key] -= 1
+
+
+class WatchedAccount(AccountActor):
+    referee: Referee
+
+    def __init__(self, bank: Bank) -> None:
+        self.referee.enter(self.key)
+        super().__init__(bank)
+
+    def on_stop(self) -> None:
+        self.referee.leave(self.key)
+
+
+@pytest.fixture
+def referee(monkeypatch: pytest.MonkeyPatch) -> Referee:
+    referee = Referee()
+    monkeypatch.setattr(WatchedAccount, "referee", referee, raising=False)
+    return referee
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is done in portions is done in small ones."""
+    monkeypatch.setattr(module, "CHUNK", 100)
+    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(module, "MAX_IN_FLIGHT", 7)
+
+
+def import_rows(
+    folder: Path,
+    rows: list[Columns],
+    *,
+    bank_class: type[Bank] = Bank,
+    actor_class: type[AccountActor] = AccountActor,
+    max_live: int = 5,
+    wants_to_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Tally], None] = lambda _tally: None,
+) -> Tally:
+    path = write_csv(folder / "t.csv", rows)
+    bank = bank_class(env=find_store(str(folder / "bank.sqlite"), create=True).settings)
+    try:
+        with (
+            AggregateRegistry.start(actor_class, args=(bank,)) as accounts,
+            open_transactions(str(path)) as transactions,
+        ):
+            importer = Importer(
+                bank,
+                accounts,
+                max_live=max_live,
+                wants_to_stop=wants_to_stop,
+                on_progress=on_progress,
+            )
+            importer.run(transactions)
+            assert len(accounts) == 0
+            return importer.tally
+    finally:
+        bank.close()
+
+
+def test_every_row_is_booked(tmp_path: Path) -> None:
+    tally = import_rows(tmp_path, ROWS)
+    assert (tally.rows, tally.booked, tally.already_booked, tally.rejected) == (600, 600, 0, 0)
+    assert tally.events == 600 * 2 + 40
+    assert stored_balances(tmp_path / "bank.sqlite") == sums(ROWS)
+    assert {key: balance for key, (_, balance) in tally.last_known.items()} == sums(ROWS)
+
+
+def test_a_second_run_books_nothing(tmp_path: Path) -> None:
+    import_rows(tmp_path, ROWS)
+    tally = import_rows(tmp_path, ROWS)
+    assert (tally.rows, tally.booked, tally.already_booked, tally.events) == (600, 0, 600, 0)
+    assert stored_balances(tmp_path / "bank.sqlite") == sums(ROWS)
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("max_live", [1, 2, 7])
+def test_no_more_actors_are_live_than_allowed(
+    tmp_path: Path, referee: Referee, max_live: int
+) -> None:
+    import_rows(tmp_path, ROWS, actor_class=WatchedAccount, max_live=max_live)
+    assert 0 < referee.most <= max_live
+    assert referee.most_per_account == 1
+    assert referee.activations == 6 * 40
+    assert stored_balances(tmp_path / "bank.sqlite") == sums(ROWS)
+
+
+def test_as_many_actors_are_live_at_once_as_allowed(tmp_path: Path, referee: Referee) -> None:
+    together = threading.Barrier(5)
+
+    class PatientAccount(WatchedAccount):
+        def book(self, *transactions: Transaction) -> Statement:
+            together.wait(60)
+            return super().book(*transactions)
+
+    import_rows(tmp_path, make_rows(80, 40), actor_class=PatientAccount, max_live=5)
+    assert referee.most == 5
+    assert referee.activations == 40
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_each_accounts_rows_are_booked_in_the_files_order(tmp_path: Path) -> None:
+    rows = make_rows(600, 40)
+    random.Random(1).shuffle(rows)
+    import_rows(tmp_path, rows)
+    with open_bank(tmp_path / "bank.sqlite") as bank:
+        for account_id in bank.account_ids():
+            account = bank.account(account_id)
+            assert account is not None
+            events = list(bank.events.get(account.id))
+            booked = [getattr(event, "reference", "") for event in events[1:]]
+            assert booked == [row[0] for row in rows if row[1] == account_id]
+
+
+def test_few_rows_are_in_flight_at_any_time(tmp_path: Path) -> None:
+    """One account, one slow reader: what is not answered is not sent."""
+    most = 0
+    sent = 0
+
+    class CountingAccount(AccountActor):
+        def book(self, *transactions: Transaction) -> Statement:
+            nonlocal sent
+            sent += len(transactions)
+            return super().book(*transactions)
+
+    def look(tally: Tally) -> None:
+        nonlocal most
+        most = max(most, sent - tally.rows)
+
+    import_rows(tmp_path, make_rows(3000, 1), actor_class=CountingAccount, on_progress=look)
+    assert sent == 3000
+    assert 0 < most <= module.MAX_IN_FLIGHT
+
+
+@pytest.mark.parametrize("max_live", [1, 50])
+def test_an_id_that_comes_again_with_other_content_is_rejected_with_its_line(
+    tmp_path: Path, max_live: int
+) -> None:
+    rows = [
+        ("1", "A", "2024-02-29", "1.00"),
+        ("1", "A", "2024-02-29", "1.00"),
+        ("1", "A", "2024-02-29", "2.00"),
+        ("2", "A", "2024-02-29", "5.00"),
+    ]
+    tally = import_rows(tmp_path, rows, max_live=max_live)
+    assert (tally.booked, tally.already_booked, tally.rejected) == (2, 1, 1)
+    (rejection,) = tally.rejections
+    assert rejection.line == 4
+    assert "'1' was booked before as account 'A', 2024-02-29, 1.00" in rejection.reason
+    tally = import_rows(tmp_path, [("1", "B", "2024-02-29", "1.00"), rows[3]])
+    assert (tally.booked, tally.already_booked, tally.rejected) == (0, 1, 1)
+    assert {key: str(b) for key, b in stored_balances(tmp_path / "bank.sqlite").items()} == {
+        "A": "6.00"
+    }
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_an_id_on_many_accounts_of_one_file_is_booked_on_the_first_of_them(tmp_path: Path) -> None:
+    rows = [(str(n % 30), f"{n * 7 % 20}", "2024-02-29", "1.00") for n in range(250)]
+    random.Random(1).shuffle(rows)
+    first: dict[str, str] = {}
+    for number, account, _, _ in rows:
+        first.setdefault(number, account)
+    tally = import_rows(tmp_path, rows, max_live=10)
+    assert (tally.rows, tally.booked, tally.already_booked + tally.rejected) == (250, 30, 220)
+    assert stored_balances(tmp_path / "bank.sqlite") == Counter(first.values())
+
+
+def test_bad_rows_are_counted_and_only_the_first_are_kept(tmp_path: Path) -> None:
+    rows = [("1", "A", "2024-02-29", "1.00"), *[("", "A", "2024-02-29", "1.00")] * 1500]
+    tally = import_rows(tmp_path, rows)
+    assert (tally.rows, tally.booked, tally.rejected) == (1501, 1, 1500)
+    assert len(tally.rejections) == 1000
+    assert tally.rejections[0] == BadRow(3, "transaction_id is empty")
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_stopped_on_the_way_it_counts_what_is_booked_and_goes_on_later(tmp_path: Path) -> None:
+    booked_when_asked = 0
+    wish = threading.Event()
+
+    def look(tally: Tally) -> None:
+        nonlocal booked_when_asked
+        if tally.booked > 200 and not wish.is_set():
+            booked_when_asked = tally.booked
+            wish.set()
+
+    tally = import_rows(tmp_path, ROWS, wants_to_stop=wish.is_set, on_progress=look)
+    assert 200 < booked_when_asked <= tally.booked <= booked_when_asked + module.MAX_IN_FLIGHT
+    done = import_rows(tmp_path, ROWS)
+    assert (done.already_booked, done.booked) == (tally.booked, 600 - tally.booked)
+    assert stored_balances(tmp_path / "bank.sqlite") == sums(ROWS)
+
+
+def test_once_stopped_rows_that_wait_for_their_turn_are_not_booked(tmp_path: Path) -> None:
+    wish = threading.Event()
+    messages = 0
+
+    class HeldAccount(AccountActor):
+        def book(self, *transactions: Transaction) -> Statement:
+            nonlocal messages
+            statement = super().book(*transactions)
+            messages += 1
+            if messages == 3:
+                wish.set()
+                assert self._bank.closing.wait(60)
+            return statement
+
+    tally = import_rows(
+        tmp_path, make_rows(2000, 1), actor_class=HeldAccount, wants_to_stop=wish.is_set
+    )
+    assert tally.rows == tally.booked == 3 * module.BATCH
+    done = import_rows(tmp_path, make_rows(2000, 1))
+    assert (done.already_booked, done.rows) == (3 * module.BATCH, 2000)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_store_that_fails_half_way_ends_it_and_loses_nothing(tmp_path: Path) -> None:
+    class FailingBank(Bank):
+        saves = 0
+
+        def save(self, *objs: Any, **kwargs: Any) -> list[Recording[Any]]:
+            self.saves += 1
+            if self.saves > 50:
+                message = "database or disk is full"
+                raise OperationalError(message)
+            return super().save(*objs, **kwargs)
+
+    with pytest.raises(Failed, match=r"failed after \d+ rows: database or disk is full; nothing"):
+        import_rows(tmp_path, ROWS, bank_class=FailingBank)
+    tally = import_rows(tmp_path, ROWS)
+    assert tally.already_booked > 0
+    assert tally.booked + tally.already_booked == 600
+    assert stored_balances(tmp_path / "bank.sqlite") == sums(ROWS)
+
+
+def test_the_audit_finds_an_account_that_is_not_what_its_actor_said(tmp_path: Path) -> None:
+    tally = import_rows(tmp_path, ROWS)
+    with open_bank(tmp_path / "bank.sqlite") as bank:
+        balances = balances_in(bank, lambda: False)
+        assert balances is not None
+        assert balances == sums(ROWS)
+        assert disagreements(bank, balances, tally.last_known) == []
+        version, balance = tally.last_known["7"]
+        for wrong in [
+            (version, balance + 1),
+            (version + 1, balance + 1),
+            (version - 1, balance + 1),
+        ]:
+            found = disagreements(bank, balances, tally.last_known | {"7": wrong})
+            assert len(found) == 1
+            assert "account '7': its actor said" in found[0]
+        assert disagreements(bank, balances, {"X": (1, balance)}) != []
+
+
+def test_an_answer_stays_right_when_another_process_books_more(tmp_path: Path) -> None:
+    tally = import_rows(tmp_path, ROWS)
+    import_rows(tmp_path, make_rows(40, 40, first=1000))
+    with open_bank(tmp_path / "bank.sqlite") as bank:
+        balances = balances_in(bank, lambda: False)
+        assert balances is not None
+        assert balances != sums(ROWS)
+        assert disagreements(bank, balances, tally.last_known) == []
