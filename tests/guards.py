@@ -176,7 +176,7 @@ GUARDS = [
         "_table.py",
         "            if state is not State.QUARANTINED:  # its",
         "            if True:  # its",
-        "tests/test_shutdown.py -k abandoned_by_name",
+        "tests/test_shutdown.py -k abandoned_key",
     ),
     Guard(
         "a stopping registry starts nothing",

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 import pytest
@@ -19,11 +19,14 @@ from pykka_registry import (
     AggregateRegistry,
     EndReason,
     Quarantined,
+    Registered,
     RegistryRef,
     RegistryStopped,
     Terminated,
     WaitCycle,
+    _waits,
 )
+from pykka_registry._table import Table
 from tests.support import (
     PATIENCE,
     Counting,
@@ -39,6 +42,8 @@ from tests.support import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pykka_registry._inbox import Inbox
+
 
 def test_leaving_the_with_block_stops_everything() -> None:
     before = set(threading.enumerate())
@@ -52,14 +57,28 @@ def test_leaving_the_with_block_stops_everything() -> None:
     assert pykka.ActorRegistry.get_all() == []
 
 
-@pytest.mark.parametrize("round_", range(20))
-def test_when_stop_returns_no_thread_is_left(round_: int) -> None:
+@pytest.mark.parametrize("call", ["stop", "drain"])
+def test_when_a_shutdown_returns_no_thread_is_left(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads linger between their last word to the table and their end."""
+    leave = Table.leave
+    returned = threading.Event()
+
+    def leave_slowly(table: Table) -> None:
+        leave(table)
+        if threading.current_thread().name.startswith("Counting"):
+            returned.wait(0.2)  # a shutdown that waits for the threads has to wait this long
+
+    monkeypatch.setattr(Table, "leave", leave_slowly)
     before = set(threading.enumerate())
     registry = AggregateRegistry.start(Counting)
-    for key in range(round_):
+    for key in range(5):
         registry.get_or_start(key)
-    assert registry.stop() is True
-    assert set(threading.enumerate()) == before
+    getattr(registry, call)()
+    left = set(threading.enumerate()) - before
+    returned.set()
+    assert left == set()
 
 
 def test_what_was_accepted_is_handled_first() -> None:
@@ -196,10 +215,11 @@ def test_what_does_not_end_in_time_is_abandoned_by_name(
     assert len(listener.proxy().told.get()) == len(ends) + (1 if where == "on_start" else 2)
 
 
-def test_an_abandoned_key_is_quarantined(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_abandoned_key_is_quarantined(listener: pykka.ActorRef[Listener]) -> None:
     """A registry that has abandoned a key is stopping, so only its table can be asked."""
     gate = Gate()
     registry = AggregateRegistry.start(Stuck, args=("handler", gate))
+    registry.subscribe(listener)
     ref = registry.get_or_start("stuck")
     ref.proxy().handle()
     gate.wait_until_reached()
@@ -214,8 +234,15 @@ def test_an_abandoned_key_is_quarantined(caplog: pytest.LogCaptureFixture) -> No
     assert registry.get("stuck") is None
     gate.open()
     ref.stop()
-    assert registry.get_or_start("stuck") is not ref
+    again = registry.get_or_start("stuck")
+    assert again is not ref
     registry.stop()
+    assert listener.proxy().told.get() == [
+        Registered("stuck", 1, ref),
+        Terminated("stuck", 1, EndReason.ABANDONED),
+        Registered("stuck", 2, again),
+        Terminated("stuck", 2, EndReason.DRAINED),
+    ]
 
 
 def test_a_drain_may_be_made_shorter_but_not_longer() -> None:
@@ -613,8 +640,17 @@ def test_a_fork_while_others_hold_the_locks_hangs_nothing(
 
     thread = start_thread(churn)
     ref = counters.get_or_start("a")
+    held = Gate()
+
+    def hold_the_locks() -> None:
+        with counters._table._lock, cast("Inbox", ref.actor_inbox)._lock, _waits._lock:
+            held.pass_through()
+
     statuses: list[int] = []
-    for _ in range(20):
+    for attempt in range(20):
+        if attempt == 10:  # half of the forks come as they may, half with all the locks held
+            holder = start_thread(hold_the_locks)
+            held.wait_until_reached()
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -632,6 +668,8 @@ def test_a_fork_while_others_hold_the_locks_hangs_nothing(
             finally:
                 os._exit(status)
         statuses.append(os.waitpid(pid, 0)[1])
+    held.open()
+    join(holder)
     done.set()
     join(thread)
     assert statuses == [0] * 20
