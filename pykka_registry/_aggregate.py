@@ -17,7 +17,7 @@ from pykka_registry._checks import (
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
 from pykka_registry._life import Life, live
-from pykka_registry._table import Blueprint, Entry, Table
+from pykka_registry._table import Blueprint, Entry, StartRequest, Table
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -39,16 +39,18 @@ class AggregateMixin(pykka.Actor):
             def on_start(self) -> None:
                 self.balance = 0
 
-    The actor's life is the one that Pykka documents, but for four things:
+    The actor's life is the one that Pykka documents, and no hook needs to call the mixin's. The
+    differences:
 
-    * the constructor runs in the actor's own thread, right before `on_start`;
-    * a message that is left over when the actor ends fails with `Undeliverable`, a
-      `pykka.ActorDeadError`, as soon as the actor is known to end, and a leftover `tell` is logged;
-    * `ref.stop()` returns once the key is free;
-    * an `ask` whose handler ends with a `BaseException` that is no `Exception` fails with
-      `Undeliverable`.
-
-    No hook needs to call the mixin's: none is there to be called.
+    * The constructor runs in the actor's own thread, right before `on_start`.
+    * A message that is left over when the actor ends fails with `Undeliverable`, which is a
+      `pykka.ActorDeadError`, before `on_stop` or `on_failure` runs; left-over `tell`s are logged.
+    * `ref.stop()` returns once the key is free.
+    * An aggregate that would wait for itself, alone or through others, gets `WaitCycle`.
+    * `SystemExit` and its like: in a handler the asker gets `Undeliverable`, and all actors are
+      stopped once this one has ended; in `on_start` the start fails; in `on_stop` it is logged.
+    * A future is a `pykka.Future`, but no `pykka.ThreadingFuture`.
+    * What goes wrong is logged to `pykka_registry`, not to `pykka`.
     """
 
     _pykka_registry_life: Life
@@ -122,23 +124,35 @@ class AggregateMixin(pykka.Actor):
             )
             raise TypeError(msg)
         if blueprint is None or args or kwargs:
-            check_arguments(cls, args, kwargs)
+            instead = "; start()'s own arguments take the place of all of the registry's"
+            hint = "" if blueprint is None else instead
+            check_arguments(cls, args, kwargs, hint)
             blueprint = Blueprint(cls, args, kwargs)
         elif blueprint.aggregate_class is not cls:
             check_arguments(cls, blueprint.args, blueprint.kwargs)
             blueprint = Blueprint(cls, blueprint.args, blueprint.kwargs)
-        return table.wait(table.start(key, blueprint, exclusive=True), timeout)
+        return table.obtain(StartRequest(key, blueprint, exclusive=True), timeout)
 
     @property
     def key(self) -> Any:
         """The key that names this aggregate. There from the first line of `__init__` on."""
         return self._pykka_registry_entry("key").key
 
+    @key.setter
+    def key(self, _key: Any) -> None:
+        msg = "an aggregate's key is given by its registry; call your own attribute something else"
+        raise AttributeError(msg)
+
     @property
     def registry(self) -> RegistryRef[Any]:
         """The registry that this aggregate lives in. There from the first line of `__init__` on."""
         registry: Any = self._pykka_registry_entry("registry").table.registry_ref
         return registry  # type: ignore[no-any-return]
+
+    @registry.setter
+    def registry(self, _registry: Any) -> None:
+        msg = "an aggregate has its registry already; call your own attribute something else"
+        raise AttributeError(msg)
 
     def _pykka_registry_entry(self, name: str) -> Entry:
         incarnation = self._pykka_registry_life.incarnation
@@ -153,7 +167,7 @@ class AggregateMixin(pykka.Actor):
 
     # Pykka's extension points.
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch
         # Pykka's constructor sets both. They were there before, so what it sets is ignored. For a
         # type checker they stay the plain attributes that Pykka declares, else every user's class
         # would have two bases that disagree.

@@ -15,6 +15,7 @@ __all__ = [
     "check_arguments",
     "check_bases",
     "check_foreign",
+    "check_is_ref",
     "check_is_tuple",
     "check_key",
     "check_ref",
@@ -39,26 +40,42 @@ _RUNTIME = frozenset(
 
 
 def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
-    """Raise `TypeError` if `cls` has its bases in the wrong order, or another runtime."""
-    fix = f"write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
-    before = cls.__mro__[: cls.__mro__.index(mixin)]
-    for base in before:
+    """Raise `TypeError` if `cls` could not work as an aggregate class.
+
+    Its bases may be in the wrong order, it may have a runtime that aggregates do not run on, or it
+    may hide what the mixin gives it.
+    """
+    # Not issubclass(): after a class definition that was refused, abc may answer from a cache that
+    # the half-made class shares with its base. So it is in check_startable.
+    for base in cls.__mro__[: cls.__mro__.index(mixin)]:
         if pykka.Actor in base.__mro__ and mixin not in base.__mro__:
+            aggregates = [b.__name__ for b in cls.__bases__ if mixin in b.__mro__]
+            others = [
+                "pykka.ThreadingActor" if b is pykka.ThreadingActor else b.__name__
+                for b in cls.__bases__
+                if mixin not in b.__mro__
+            ]
             msg = (
-                f"{mixin.__name__} must come before {base.__name__} "
-                f"in the bases of {cls.__name__}: {fix}"
+                f"{mixin.__name__} must come before {base.__name__} in the bases of "
+                f"{cls.__name__}: write class {cls.__name__}({', '.join([*aggregates, *others])})"
             )
             raise TypeError(msg)
     for base in cls.__mro__:
-        if base not in {mixin, pykka.ThreadingActor, pykka.Actor}:
-            own = _RUNTIME & vars(base).keys()
-            if own:
-                msg = (
-                    f"{base.__name__} is a runtime of its own, "
-                    f"for it defines {', '.join(sorted(own))}; "
-                    f" {mixin.__name__} works with pykka.ThreadingActor: {fix}"
-                )
-                raise TypeError(msg)
+        if base in {mixin, pykka.ThreadingActor, pykka.Actor}:
+            continue
+        if own := _RUNTIME & vars(base).keys():
+            msg = (
+                f"{base.__name__} is a runtime of its own, for it defines "
+                f"{', '.join(sorted(own))}; {mixin.__name__} works with pykka.ThreadingActor: "
+                f"write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
+            )
+            raise TypeError(msg)
+        if hidden := {"key", "registry"} & vars(base).keys():
+            msg = (
+                f"{base.__name__} defines {' and '.join(sorted(hidden))}, which every aggregate "
+                "has from its registry; call it by another name"
+            )
+            raise TypeError(msg)
 
 
 def check_aggregate_class(cls: object, mixin: type[Any]) -> None:
@@ -81,8 +98,6 @@ def check_is_tuple(args: object) -> None:
 
 def check_startable(cls: type[pykka.Actor]) -> None:
     """Raise `TypeError` if `cls` has no runtime to live on, or lacks a method that it must have."""
-    # Not issubclass(): after a class definition that was refused, abc may answer from a cache that
-    # the half-made class shares with its base.
     if pykka.ThreadingActor not in cls.__mro__:
         msg = (
             f"{cls.__name__} has no runtime: "
@@ -95,7 +110,9 @@ def check_startable(cls: type[pykka.Actor]) -> None:
         raise TypeError(msg)
 
 
-def check_arguments(cls: type[pykka.Actor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_arguments(
+    cls: type[pykka.Actor], args: Sequence[Any], kwargs: Mapping[str, Any], hint: str = ""
+) -> None:
     """Raise `TypeError` if the constructor of `cls` does not take these arguments."""
     try:
         signature = inspect.signature(cls.__init__)
@@ -105,16 +122,16 @@ def check_arguments(cls: type[pykka.Actor], args: Sequence[Any], kwargs: Mapping
         signature.bind(None, *args, **kwargs)
     except TypeError as error:
         takes = ", ".join(list(map(str, signature.parameters.values()))[1:])
-        msg = f"{cls.__name__}({takes}) does not take these arguments: {error}"
+        msg = f"{cls.__name__}({takes}) does not take these arguments: {error}{hint}"
         raise TypeError(msg) from None
 
 
 def check_seconds(seconds: object, what: str, *, least: float = float("-inf")) -> None:
     """Raise `TypeError` or `ValueError` if `seconds` is no number, or less than `least`."""
-    if not isinstance(seconds, int | float):
+    if not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
         msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
-    if not seconds >= least:  # false for NaN, too
+    if seconds < least:
         msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
         raise ValueError(msg)
 
@@ -137,11 +154,16 @@ def check_key(key: object) -> None:
         raise TypeError(msg) from None
 
 
-def check_ref(ref: object, what: str) -> None:
-    """Raise `TypeError` if `ref` is no actor's ref, and `ActorDeadError` if it is a dead one's."""
+def check_is_ref(ref: object, what: str) -> None:
+    """Raise `TypeError` if `ref` is no actor's ref."""
     if not isinstance(ref, pykka.ActorRef):
         msg = f"{what} must be an ActorRef, as an actor's start() returns it, not {ref!r}"
         raise TypeError(msg)
+
+
+def check_ref(ref: pykka.ActorRef[Any], what: str) -> None:
+    """Raise `TypeError` if `ref` is no actor's ref, and `ActorDeadError` if it is a dead one's."""
+    check_is_ref(ref, what)
     if not ref.is_alive():
         msg = f"{what} {ref} is dead; start it anew"
         raise pykka.ActorDeadError(msg)

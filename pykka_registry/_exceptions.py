@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
+from pykka_registry._log import name
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
@@ -43,8 +45,8 @@ class KeyAlreadyRegistered(RegistryError):  # noqa: N818  # named by the state, 
     def __str__(self) -> str:
         owner = "an actor that is starting" if self.ref is None else str(self.ref)
         return (
-            f"key {self.key!r} is taken by {owner}; "
-            "use get_or_start() for whichever actor has the key, or stop that one first"
+            f"key {name(self.key)} is taken by {owner}; "
+            "stop that one first, or have it with get_or_start(), which takes whoever is there"
         )
 
 
@@ -60,7 +62,7 @@ class Quarantined(RegistryError):  # noqa: N818
 
     def __str__(self) -> str:
         return (
-            f"key {self.key!r} is held by an incarnation that did not end in time; "
+            f"key {name(self.key)} is held by an incarnation that did not end in time; "
             "the key is free again when that incarnation's thread ends"
         )
 
@@ -80,10 +82,11 @@ class WaitCycle(RegistryError):  # noqa: N818
         self.keys = tuple(keys)
 
     def __str__(self) -> str:
-        chain = ", which waits for ".join(f"{key!r}" for key in self.keys)
+        chain = ", which waits for ".join(name(key) for key in self.keys)
         return (
-            f"waiting for {chain}, would never end: the one that asks is already being waited for; "
-            "send with tell(), or with ask(block=False) and no get() inside the handler"
+            f"waiting for {chain}, would never end: the one that waits is waited for in turn; "
+            "do not wait: tell() instead of ask(), self.stop() or stop(block=False) instead of "
+            "stop(), and nothing that waits for one's own key"
         )
 
 
@@ -102,4 +105,4 @@ class Undeliverable(RegistryError, pykka.ActorDeadError):  # noqa: N818
         self.why = why
 
     def __str__(self) -> str:
-        return f"aggregate {self.key!r} {self.why}"
+        return f"aggregate {name(self.key)} {self.why}"

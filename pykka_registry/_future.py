@@ -14,6 +14,7 @@ from pykka_registry import _waits
 from pykka_registry._exceptions import WaitCycle
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from types import TracebackType
     from typing import TypeAlias
 
@@ -28,24 +29,44 @@ __all__ = ["Future"]
 T = TypeVar("T")
 
 
+class _HookRun(_waits.Runs):
+    """One run of a get hook, which others who want its result wait for."""
+
+    def __init__(self) -> None:
+        self.over: Future[None] = Future()
+        self.over.target = self
+
+    def key_of(self) -> tuple[Hashable, ...]:
+        return ()
+
+
 class Future(pykka.Future[T]):
     """All of Pykka's future, plus a target, so that a wait that could never end is refused.
 
-    `_lock` guards every field but `target`, which is set once, by the inbox that accepts the
-    message, before the message can be seen by its reader. `_done` turns true last and stays so; it
-    may be read without the lock. No callback and no get hook runs under `_lock`.
+    `_lock` guards every field but the first two. `target` and `_sender` are set before anybody
+    waits; the table moves the target of a start request on to the successor, before that one runs.
+    `_done` turns true last and stays so; it may be read without the lock. No hook runs under
+    `_lock`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.target: _waits.Waited | None = None
+        """What has to run for there to be a result."""
+        self._sender: int | None = None
+        """The thread that sent the message that this is the reply to."""
         self._lock = threading.Lock()
-        self._hook_once = threading.RLock()
+        self._hook_run: _HookRun | None = None
         self._waiters: list[threading.Lock] = []
         self._begun = False
         self._done = False
         self._value: Any = None
         self._exc_info: ExcInfo | None = None
+
+    def sent_to(self, target: _waits.Waited | None) -> None:
+        """Note that the calling thread sends a message to `target`, whose reply this is."""
+        self.target = target
+        self._sender = threading.get_ident()
 
     def done(self) -> bool:
         """Tell whether there is a value, an exception or a get hook, so that nobody need wait."""
@@ -59,8 +80,8 @@ class Future(pykka.Future[T]):
 
         Raises:
             pykka.Timeout: After `timeout` seconds.
-            WaitCycle: If the calling thread runs an aggregate that the answer depends on. Unless
-                somebody else waits for the answer, the message will not be handled.
+            WaitCycle: If the calling thread runs an aggregate that the answer depends on. If the
+                thread is the one that sent the message, the message will not be handled.
 
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -69,23 +90,46 @@ class Future(pykka.Future[T]):
                 with _waits.blocked_on(self):
                     self._wait(deadline, timeout)
             except WaitCycle as error:
-                self.withdraw(error)
+                if self._sender == threading.get_ident():
+                    self.withdraw(error)
                 raise
         if self._get_hook is not None:
-            # Pykka runs a hook once: whoever comes second waits for the first one's result.
-            if not self._hook_once.acquire(timeout=_seconds_left(deadline)):
-                raise pykka.Timeout(f"{timeout} seconds")
-            try:
-                return super().get(timeout=timeout)
-            finally:
-                self._hook_once.release()
-        if self._exc_info is not None:
-            exc_type, exc_value, traceback = self._exc_info
+            return self._run_hook(deadline, timeout)
+        if self._exc_info is None:
+            return self._value
+        exc_type, exc_value, traceback = self._exc_info
+        try:
             if exc_value is None:
                 assert exc_type is not None
                 exc_value = exc_type()
             raise exc_value.with_traceback(traceback)
-        return self._value
+        finally:
+            # The exception's traceback will hold this frame; the frame must not hold the exception.
+            del self, exc_value, traceback
+
+    def _run_hook(self, deadline: float | None, timeout: float | None) -> Any:
+        """Run the get hook, or wait for the run of whoever came first and take its result."""
+        seconds = timeout
+        while True:
+            with self._lock:
+                first = self._hook_run
+                mine = None
+                if first is None:
+                    mine = self._hook_run = _HookRun()
+            if mine is not None:
+                try:
+                    with _waits.running(mine):
+                        return super().get(timeout=seconds)
+                finally:
+                    with self._lock:
+                        self._hook_run = None
+                    mine.over.set()
+            assert first is not None
+            try:
+                first.over.get(timeout=seconds)
+            except pykka.Timeout:
+                raise pykka.Timeout(f"{timeout} seconds") from None
+            seconds = None if deadline is None else _seconds_left(deadline)
 
     def set(self, value: T | None = None) -> None:
         """Set the value and wake all who wait for it.
@@ -127,23 +171,21 @@ class Future(pykka.Future[T]):
             return not self._done
 
     def withdraw(self, error: BaseException) -> bool:
-        """Fail the future, unless its message's handler has begun or somebody else waits for it.
+        """Fail the future unless its message's handler has begun, which then never will.
 
-        Atomic with `begin`: a message that was withdrawn is never handled.
+        Atomic with `begin`.
         """
-        return self._resolve(None, (type(error), error, None), only_if_unwanted=True)
+        return self._resolve(None, (type(error), error, None), unless_begun=True)
 
     def fail(self, error: BaseException) -> bool:
         """Set the exception `error` as it stands; false if there is a result already."""
         return self._resolve(None, (type(error), error, error.__traceback__))
 
-    def _resolve(
-        self, value: Any, exc_info: ExcInfo | None, *, only_if_unwanted: bool = False
-    ) -> bool:
+    def _resolve(self, value: Any, exc_info: ExcInfo | None, *, unless_begun: bool = False) -> bool:
         with self._lock:
             if self._done or self._get_hook is not None:
                 return False
-            if only_if_unwanted and (self._begun or self._waiters):
+            if unless_begun and self._begun:
                 return False
             self._value = value
             self._exc_info = exc_info

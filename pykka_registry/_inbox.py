@@ -57,7 +57,7 @@ class Inbox:
 
         """
         if isinstance(envelope.reply_to, Future):
-            envelope.reply_to.target = self.owner
+            envelope.reply_to.sent_to(self.owner)
         with self._lock:
             make_error = self._error
             if make_error is None:
@@ -109,13 +109,27 @@ class Inbox:
 
         """
         with self._lock:
+            self._refuse_from_now_on(error)
             left = list(self._envelopes)
             self._envelopes.clear()
-            self._error = error
-            if self._parked is not None:
-                self._parked.release()
-                self._parked = None
             return left
+
+    def end(self, error: Callable[[], pykka.ActorDeadError]) -> None:
+        """Refuse whatever is put from now on; what was put before is still handed out. Atomic.
+
+        Args:
+            error: Makes what a refused message fails with.
+
+        """
+        with self._lock:
+            self._refuse_from_now_on(error)
+
+    def _refuse_from_now_on(self, error: Callable[[], pykka.ActorDeadError]) -> None:
+        """Needs the lock."""
+        self._error = error
+        if self._parked is not None:
+            self._parked.release()
+            self._parked = None
 
     def close_after_fork(self, error: Callable[[], pykka.ActorDeadError]) -> None:
         """Close in a forked child, where the lock may be held by a thread that does not exist."""
@@ -124,12 +138,12 @@ class Inbox:
         self.close(error)
 
 
-def is_stop(envelope: Envelope[Any]) -> bool:
+def is_stop(message: object) -> bool:
     """Tell whether this is a request to stop.
 
     One that is left over is answered with success, as in Pykka, where other messages fail.
     """
-    return isinstance(envelope.message, messages._ActorStop)
+    return isinstance(message, messages._ActorStop)
 
 
 def answer(envelope: Envelope[Any], value: Any) -> None:

@@ -7,8 +7,10 @@ relied on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pykka
@@ -18,6 +20,7 @@ from pykka_registry._events import EndReason
 from pykka_registry._exceptions import Undeliverable
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
+from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
     from pykka_registry._table import Incarnation
 
 __all__ = ["Life", "live"]
-
-logger = logging.getLogger("pykka_registry")
 
 
 class StopFlag(threading.Event):
@@ -50,18 +51,21 @@ class Life:
     """What an aggregate has from before its constructor to after its end.
 
     All fields are written by the aggregate's own thread only, but for one case: somebody outside
-    who sets the stop flag of a ref runs `end` in their thread, which appends to `stops` before the
-    aggregate's thread can go on.
+    who sets the stop flag of a ref runs `end` in their thread, which appends to `stops` and then
+    looks at `is_over`. The aggregate's thread sets `is_over` and then empties `stops`. So each
+    stop is answered by one of the two.
     """
 
     def __init__(self, incarnation: Incarnation | None) -> None:
         self.incarnation = incarnation
-        self.inbox = Inbox(None if incarnation is None else incarnation.entry)
+        self.inbox = Inbox(incarnation)
         self.stopped = StopFlag(self)
         self.cause: BaseException | None = None
         """What it failed of."""
-        self.stops: list[Envelope[Any]] = []
+        self.stops: deque[Envelope[Any]] = deque()
         """Who asked it to stop: answered when the key is free."""
+        self.is_over = False
+        """The key is free, or its successor's."""
         self.stops_all = False
         """A handler ended with SystemExit or its like."""
 
@@ -77,24 +81,22 @@ class Life:
             actor._pykka_registry_life = self
             actor.__init__(*blueprint.args, **blueprint.kwargs)  # type: ignore[misc]  # as cls() does
             if not hasattr(actor, "actor_urn"):
-                pykka.Actor.__init__(
-                    actor
-                )  # the user's constructor has forgotten super().__init__()
+                # The user's constructor has forgotten super().__init__().
+                pykka.Actor.__init__(actor)
             pykka.ActorRegistry.register(actor.actor_ref)
         except BaseException as error:  # noqa: BLE001  # nothing may leave a claimed key behind
-            self._log_failed_start(error)
-            self.stopped.set()
-            return EndReason.START_FAILED
+            return self._fail_start(error)
         try:
             actor.on_start()
         except BaseException as error:  # noqa: BLE001
-            self._log_failed_start(error)
-            self._die(actor)
-            return EndReason.START_FAILED
+            pykka.ActorRegistry.unregister(actor.actor_ref)
+            return self._fail_start(error)
         if self.stopped.is_set():
+            pykka.ActorRegistry.unregister(actor.actor_ref)
             return EndReason.START_FAILED
         if not incarnation.entry.table.activated(incarnation, actor.actor_ref):
-            actor.stop()
+            # Not actor.stop(), which the user's class may have put to a use of its own.
+            actor.actor_ref.stop(block=False)
         return self._serve(actor)
 
     def end(self) -> None:
@@ -110,14 +112,22 @@ class Life:
         entry.table.stopping(self.incarnation)
         lost = 0
         for envelope in self.inbox.close(self._undeliverable):
-            if is_stop(envelope):
+            if is_stop(envelope.message):
                 self.stops.append(envelope)
             elif envelope.reply_to is None:
                 lost += 1
             else:
                 fail(envelope, self._undeliverable())
+        if self.is_over:
+            self.answer_stops()
         if lost:
-            logger.warning("%s ended with %d messages left over that nobody waits for", self, lost)
+            log(logging.WARNING, "%s ended with %d told messages left over", self, lost)
+
+    def answer_stops(self) -> None:
+        """Tell whoever asked it to stop that it has."""
+        with contextlib.suppress(IndexError):
+            while True:
+                answer(self.stops.popleft(), None)
 
     def _serve(self, actor: AggregateMixin) -> EndReason:
         """Handle one message after the other, as Pykka's loop does."""
@@ -129,40 +139,46 @@ class Life:
                 continue  # whoever asked has been told that it will not be handled
             try:
                 reply = actor._handle_receive(envelope.message)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 if envelope.reply_to is None:
                     self._fail(actor, error)
                     return EndReason.FAILED
-                logger.info("%s answers with an exception", self, exc_info=error)
                 fail(envelope, error)
+                log(logging.INFO, "%s answers with an exception", self, error=error)
             except BaseException as error:  # noqa: BLE001
-                if is_stop(envelope):  # it came from on_stop, so that has run
-                    self._log_failed_hook(error)
+                if is_stop(envelope.message):  # it came from on_stop, so that has run
                     self.stops.append(envelope)
+                    self._log_failed_hook(error)
                     break
                 self._exit(actor, error, envelope)
                 return EndReason.FAILED
             else:
-                if is_stop(envelope):
+                if is_stop(envelope.message):
                     self.stops.append(envelope)
                 else:
                     answer(envelope, reply)
         return EndReason.STOPPED
 
+    def _fail_start(self, error: BaseException) -> EndReason:
+        self.cause = error
+        self.stopped.set()
+        log(logging.ERROR, "%s failed to start", self, error=error)
+        return EndReason.START_FAILED
+
     def _fail(self, actor: AggregateMixin, error: Exception) -> None:
         """End because a `tell` raised."""
         self.cause = error
-        logger.error("%s failed", self, exc_info=error)
         self._die(actor)
+        log(logging.ERROR, "%s failed", self, error=error)
         self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))
 
     def _exit(self, actor: AggregateMixin, error: BaseException, envelope: Envelope[Any]) -> None:
         """End because a handler raised SystemExit or its like, as all actors now will."""
         self.cause = error
         self.stops_all = True
-        logger.debug("%s ends all actors, for %r", self, error)
         fail(envelope, self._undeliverable(f"ended with {type(error).__name__} in the handler"))
         self._die(actor)
+        log(logging.DEBUG, "%s ends all actors, for %r", self, error)
         self._run_hook(actor.on_stop)
 
     def _die(self, actor: AggregateMixin) -> None:
@@ -182,16 +198,12 @@ class Life:
             self._log_failed_hook(error)
 
     def _log_failed_hook(self, error: BaseException) -> None:
-        logger.error("%s raised in its last hook", self, exc_info=error)
-
-    def _log_failed_start(self, error: BaseException) -> None:
-        self.cause = error
-        logger.error("%s failed to start", self, exc_info=error)
+        log(logging.ERROR, "%s raised in its last hook", self, error=error)
 
     def __str__(self) -> str:
         assert self.incarnation is not None
         cls = self.incarnation.blueprint.aggregate_class
-        return f"{cls.__name__} {self.incarnation.entry.key!r} #{self.incarnation.number}"
+        return f"{cls.__name__} {name(self.incarnation.entry.key)} #{self.incarnation.number}"
 
 
 def live(incarnation: Incarnation) -> None:
@@ -203,13 +215,16 @@ def live(incarnation: Incarnation) -> None:
     life = Life(incarnation)
     reason = EndReason.FAILED
     try:
-        with _waits.running(entry):
+        with _waits.running(incarnation):
             reason = life.run(incarnation)
     finally:
         life.stopped.set()
         table.ended(incarnation, reason, life.cause)
-        for envelope in life.stops:
-            answer(envelope, None)
+        life.is_over = True
+        life.answer_stops()
+        # A ref that somebody keeps holds this life; it must not hold the exception as well, whose
+        # traceback would hold the actor.
+        life.cause = None
     if life.stops_all:
         # Pykka does this before the teardown. Here it comes last: it waits for every other actor,
         # and some of them may be waiting for this one.

@@ -21,16 +21,18 @@ from pykka_registry._checks import (
     check_aggregate_class,
     check_arguments,
     check_foreign,
+    check_is_ref,
     check_is_tuple,
     check_key,
     check_ref,
     check_seconds,
     check_timeout,
 )
-from pykka_registry._exceptions import RegistryStopped
+from pykka_registry._exceptions import RegistryStopped, WaitCycle
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
-from pykka_registry._table import Blueprint, Drained, Notice, StartRequest, Table
+from pykka_registry._log import log, name
+from pykka_registry._table import Blueprint, StartRequest, Table
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping
@@ -41,14 +43,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AggregateRegistry", "RegistryRef"]
 
-logger = logging.getLogger("pykka_registry")
-
 A = TypeVar("A", bound=AggregateMixin)
 D = TypeVar("D")
 Ref = pykka.ActorRef[Any]
 
 _TICK = 0.5
 """Seconds between two looks at what sends no message: foreign actors, the main thread."""
+
+_LAST_WORDS = 1.0
+"""Seconds that listeners have to take the last events, if a shutdown has no time left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,14 @@ class _Drain:
 
 
 @dataclass(frozen=True, slots=True)
-class _Note:
-    """An envelope for what the table posts; Pykka asks no more of one."""
+class _Drained:
+    """Its own envelope, too: tells the registry that nothing is left in its closed table."""
 
-    message: object
     reply_to: None = None
+
+    @property
+    def message(self) -> _Drained:
+        return self
 
 
 class AggregateRegistry(pykka.ThreadingActor):
@@ -107,7 +113,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         cls,
         aggregate_class: type[AggregateMixin] | None = None,
         /,
-        *,
+        *wrong: Any,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
@@ -118,6 +124,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         Args:
             aggregate_class: What `get_or_start` and `start_new` start. Without it the registry only
                 keeps what others register.
+            *wrong: Nothing; for those who forget `args=`.
             args: For the constructor of each aggregate, as `threading.Thread` takes them.
             kwargs: For the constructor of each aggregate.
             name: How the registry is called in logs and errors; by default after its class.
@@ -129,6 +136,11 @@ class AggregateRegistry(pykka.ThreadingActor):
 
         """
         blueprint = None
+        if wrong:
+            msg = (
+                "an aggregate's arguments go into args: AggregateRegistry.start(Account, args=(…,))"
+            )
+            raise TypeError(msg)
         if aggregate_class is not None:
             check_aggregate_class(aggregate_class, AggregateMixin)
         check_is_tuple(args)
@@ -157,7 +169,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         self._stops_all = False
         self._finished = False
         table.registry_ref = self._registry_ref
-        table.post = self._post
+        table.on_drained = self._on_drained
 
     @property
     def actor_ref(self) -> Any:
@@ -192,11 +204,11 @@ class AggregateRegistry(pykka.ThreadingActor):
 
     def start_new(self, key: Hashable) -> pykka.Future[Ref]:
         """Do what `RegistryRef.start_new` does, but answer with a future of the ref."""
-        return self._registry_ref._request(key, exclusive=True).future
+        return self._registry_ref._start(key, exclusive=True)
 
     def get_or_start(self, key: Hashable) -> pykka.Future[Ref]:
         """Do what `RegistryRef.get_or_start` does, but answer with a future of the ref."""
-        return self._registry_ref._request(key, exclusive=False).future
+        return self._registry_ref._start(key, exclusive=False)
 
     def subscribe(self, listener: Ref) -> None:
         """Do what `RegistryRef.subscribe` does."""
@@ -230,11 +242,27 @@ class AggregateRegistry(pykka.ThreadingActor):
             self.actor_stopped.set()
             raise
 
+    def _actor_loop_setup(self) -> None:
+        try:
+            self.on_start()
+        except BaseException as error:  # noqa: BLE001  # as an aggregate's, it fails the start only
+            pykka.ActorRegistry.unregister(self.actor_ref)
+            self.actor_stopped.set()
+            log(logging.ERROR, "registry %r failed to start", self._table.name, error=error)
+
     def _actor_loop_running(self) -> None:
         """Serve until the shutdown is complete.
 
         In place of Pykka's loop, because a message that fails does not end the registry.
         """
+        try:
+            self._serve_until_finished()
+        finally:
+            if not self._finished:  # pragma: no cover  # whatever may have gone wrong, nobody hangs
+                self._shut_down(0)
+                self._finish()
+
+    def _serve_until_finished(self) -> None:
         next_tick = time.monotonic() + _TICK
         while not self._finished:
             if self.actor_stopped.is_set():  # by on_start's failure, or by somebody outside
@@ -257,25 +285,22 @@ class AggregateRegistry(pykka.ThreadingActor):
 
     def _serve(self, envelope: Envelope[Any]) -> None:
         message = envelope.message
-        if isinstance(message, Notice):
-            self._pass_on(message)
-        elif isinstance(message, Drained):
+        if isinstance(message, _Drained):
             self._finish()
         elif isinstance(message, _Drain):
             self._stoppers.append(envelope)
             self._shut_down(self._drain_timeout if message.timeout is None else message.timeout)
-        elif is_stop(envelope):
+        elif is_stop(message):
             self._stoppers.append(envelope)
             self._shut_down(self._drain_timeout)
         else:
             try:
                 reply = self._handle_receive(message)
-            except Exception as error:
-                if envelope.reply_to is None:
-                    logger.exception(
-                        "registry %r goes on after a message that failed", self._table.name
-                    )
+            except Exception as error:  # noqa: BLE001  # goes to the asker or the log
                 fail(envelope, error)
+                if envelope.reply_to is None:
+                    what = "registry %r goes on after a message that failed"
+                    log(logging.ERROR, what, self._table.name, error=error)
             except BaseException as error:  # noqa: BLE001  # it stops every actor
                 dead = pykka.ActorDeadError(f"{self} ended with {type(error).__name__}")
                 dead.__cause__ = error
@@ -288,21 +313,12 @@ class AggregateRegistry(pykka.ThreadingActor):
     def _tick(self) -> None:
         try:
             self._table.sweep()
-        except Exception:
-            logger.exception("registry %r could not sweep", self._table.name)
+        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+            log(logging.ERROR, "registry %r could not sweep", self._table.name, error=error)
         # The interpreter joins all threads when the main thread has ended, and these end only when
         # told to.
         if not threading.main_thread().is_alive():
             self._shut_down(self._drain_timeout)
-
-    def _pass_on(self, notice: Notice) -> None:
-        for listener in notice.listeners:
-            try:
-                listener.tell(notice.event)
-            except pykka.ActorDeadError:
-                self._table.unsubscribe(listener)
-            except Exception:
-                logger.exception("listener %s did not take %r", listener, notice.event)
 
     def _shut_down(self, timeout: float) -> None:
         """Begin to shut down, or make a shutdown end sooner; `Drained` or the deadline ends it."""
@@ -316,42 +332,40 @@ class AggregateRegistry(pykka.ThreadingActor):
 
     def _finish(self) -> None:
         """End: whoever has not ended by now is abandoned."""
-        abandoned = self._table.abandon()
-        if abandoned:
-            logger.error(
-                "registry %r abandons %d aggregates that did not end in time: %r",
-                self._table.name,
-                len(abandoned),
-                abandoned,
-            )
         self._finished = True
+        abandoned = self._table.abandon()
         pykka.ActorRegistry.unregister(self.actor_ref)
         self.actor_stopped.set()
-        left = self._inbox.close(self._dead)
-        for envelope in left:
-            if isinstance(envelope.message, Notice):
-                self._pass_on(envelope.message)
-            elif isinstance(envelope.message, _Drain) or is_stop(envelope):
+        for envelope in self._inbox.close(self._dead):
+            if isinstance(envelope.message, _Drain) or is_stop(envelope.message):
                 self._stoppers.append(envelope)
             else:
                 fail(envelope, self._dead())
+        seconds_left = 0.0 if self._deadline is None else self._deadline - time.monotonic()
+        told = self._table.courier.finish(max(seconds_left, _LAST_WORDS))
         try:
             self.on_stop()
-        except Exception:
-            logger.exception("registry %r raised in on_stop", self._table.name)
+        except BaseException as error:  # noqa: BLE001  # the end must be seen to the end
+            log(logging.ERROR, "registry %r raised in on_stop", self._table.name, error=error)
         if not self._stops_all:
             self._table.leave()
         for envelope in self._stoppers:
             answer(envelope, abandoned if isinstance(envelope.message, _Drain) else None)
+        if abandoned:
+            what = "registry %r abandons %d aggregates that did not end in time: %s"
+            keys = ", ".join(map(name, abandoned))
+            log(logging.ERROR, what, self._table.name, len(abandoned), keys)
+        if not told:
+            what = "registry %r ends with a listener that blocks: is its inbox bounded, and full?"
+            log(logging.ERROR, what, self._table.name)
 
     def _dead(self) -> pykka.ActorDeadError:
         return pykka.ActorDeadError(f"registry {self._table.name!r} has stopped")
 
-    def _post(self, note: object) -> None:
-        """Put a note from the table into the inbox; in any thread, with the table's lock held."""
-        # The registry may have ended: an abandoned aggregate comes to its end late.
-        with contextlib.suppress(pykka.ActorDeadError):
-            self._inbox.put(cast("Envelope[Any]", _Note(note)))
+    def _on_drained(self) -> None:
+        """Wake the registry; in any thread, with the table's lock held."""
+        with contextlib.suppress(pykka.ActorDeadError):  # it may have ended before a late end
+            self._inbox.put(cast("Envelope[Any]", _Drained()))
 
     @property
     def _inbox(self) -> Inbox:
@@ -470,7 +484,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
         check_timeout(timeout)
         if self._table.refusal is None and (ref := self.get(key)) is not None:
             return ref
-        return self._table.wait(self._request(key, exclusive=False), timeout)
+        return self._table.obtain(self._request(key, exclusive=False), timeout)
 
     def start_new(self, key: Hashable, *, timeout: float | None = None) -> pykka.ActorRef[A]:
         """Start an actor under `key`, which must be free, and wait until its `on_start` has ended.
@@ -488,7 +502,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
 
         """
         check_timeout(timeout)
-        return self._table.wait(self._request(key, exclusive=True), timeout)
+        return self._table.obtain(self._request(key, exclusive=True), timeout)
 
     def _request(self, key: Hashable, *, exclusive: bool) -> StartRequest:
         check_key(key)
@@ -500,7 +514,12 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
                 "or use Account.start(registry, key)"
             )
             raise TypeError(msg)
-        return self._table.start(key, blueprint, exclusive=exclusive)
+        return StartRequest(key, blueprint, exclusive)
+
+    def _start(self, key: Hashable, *, exclusive: bool) -> pykka.Future[Ref]:
+        request = self._request(key, exclusive=exclusive)
+        self._table.start(request)
+        return request.future
 
     # Foreign actors.
 
@@ -536,6 +555,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
 
         """
         check_key(key)
+        check_is_ref(ref, "the actor to unregister")
         check_foreign(ref, AggregateMixin, "stop it with its ref's stop()")
         return self._table.unregister(key, ref)
 
@@ -544,7 +564,8 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
     def subscribe(self, listener: Ref) -> None:
         """Send `Registered` and `Terminated` to `listener` from now on, in the order of events.
 
-        They are sent by the registry's thread, with `tell`. A listener that has died is dropped.
+        They are sent with `tell`, by a thread that does nothing else. A listener that has died is
+        dropped.
 
         Raises:
             RegistryStopped: If the registry is stopping or has stopped.
@@ -554,9 +575,16 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
         """
         check_ref(listener, "the listener")
         self._table.subscribe(listener)
+        self._table.courier.start()
 
     def unsubscribe(self, listener: Ref) -> None:
-        """Send `listener` nothing more; what is under way may still arrive."""
+        """Send `listener` nothing more; what is under way may still arrive.
+
+        Raises:
+            TypeError: If `listener` is no ref.
+
+        """
+        check_is_ref(listener, "the listener")
         self._table.unsubscribe(listener)
 
     # Shutting down.
@@ -594,6 +622,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
             pykka.Timeout: After `timeout` seconds.
 
         """
+        check_timeout(timeout)
         self._table.check_process()
         future = super().stop(block=False)
         if not block:
@@ -611,8 +640,9 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
             timeout: Seconds to give them, by default the registry's `drain_timeout`.
 
         Returns:
-            The keys that had to be abandoned. Empty if the registry had stopped before, or if one
-            of its own aggregates calls this: it does not wait, for it would wait for itself.
+            The keys that had to be abandoned. If the registry had stopped before, those that are
+            still held. Empty if one of its own aggregates calls this: it does not wait, for
+            it would wait for itself.
 
         """
         future = self._drain(timeout)
@@ -621,7 +651,11 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
         try:
             abandoned = future.get()
         except pykka.ActorDeadError:
-            abandoned = []
+            abandoned = self._table.abandoned()
+        except WaitCycle:
+            # One of the aggregates waits for the one that calls. Its time will run out, so this
+            # wait ends, and says of nobody that it waits for them.
+            abandoned = super().ask(_Drain(timeout), block=False).get()
         self._table.join()
         return abandoned
 
@@ -655,4 +689,7 @@ class RegistryRef(pykka.ActorRef[AggregateRegistry], Generic[A]):
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """See `pykka.ActorRef.ask`."""
         self._table.check_process()
-        return super().ask(message, block=block, timeout=timeout)
+        future = super().ask(message, block=False)
+        if isinstance(message, _Drain) or is_stop(message):
+            cast("Future[Any]", future).target = self._table
+        return future.get(timeout=timeout) if block else future

@@ -10,7 +10,7 @@ table's lock. `active` is read without it: reading a `dict` is atomic, on a free
 and a ref leaves `active` before its actor's stop flag is set, so a ref that is found there was
 alive when it was found.
 
-Under the lock only table fields change, events are put into the registry's inbox (whose lock is a
+Under the lock only table fields change, events are put into the courier's inbox (whose lock is a
 leaf), and keys are hashed and compared. No constructor, hook, handler, listener or `__repr__` runs
 under it: decisions are made under the lock, threads are started and errors are worded after it.
 """
@@ -21,13 +21,14 @@ import enum
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
 from pykka_registry import _waits
+from pykka_registry._courier import Courier
 from pykka_registry._events import EndReason, Registered, Terminated
 from pykka_registry._exceptions import (
     KeyAlreadyRegistered,
@@ -36,12 +37,13 @@ from pykka_registry._exceptions import (
     Undeliverable,
 )
 from pykka_registry._future import Future
+from pykka_registry._log import name
 
 if TYPE_CHECKING:
     from pykka_registry._aggregate import AggregateMixin
     from pykka_registry._inbox import Inbox
 
-__all__ = ["Blueprint", "Drained", "Entry", "Incarnation", "State", "Table"]
+__all__ = ["Blueprint", "Entry", "Incarnation", "StartRequest", "State", "Table"]
 
 Ref = pykka.ActorRef[Any]
 
@@ -74,21 +76,8 @@ class Blueprint:
     kwargs: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """Posted to the registry when the last entry of a closed table has gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Posted to the registry to pass on: an event, and who had subscribed when it happened."""
-
-    event: Registered | Terminated
-    listeners: tuple[Ref, ...]
-
-
 @dataclass(slots=True, eq=False)
-class Incarnation:
+class Incarnation(_waits.Runs):
     """One actor instance of a key, from the claim of the key to the last line of teardown."""
 
     entry: Entry
@@ -96,6 +85,12 @@ class Incarnation:
     blueprint: Blueprint
     begun: bool = False
     """Its thread has taken over; until then whoever launches it may abort it."""
+    runner: int | None = None
+    """The thread that runs its code; see `_waits`."""
+
+    def key_of(self) -> tuple[Hashable, ...]:
+        """Return the key."""
+        return (self.entry.key,)
 
 
 @dataclass(slots=True, eq=False)
@@ -110,8 +105,6 @@ class Entry:
     """The ref of the present incarnation, from the end of its `on_start` on."""
     requests: list[StartRequest] = field(default_factory=list["StartRequest"])
     """Who waits: for this activation while STARTING, to be the successor while STOPPING."""
-    runner: int | None = None
-    """The thread that runs the code of the present incarnation; see `_waits`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +113,10 @@ class Foreign:
 
     ref: Ref
     number: int
+
+    def is_alive(self) -> bool:
+        """Tell what `ActorRef.is_alive` tells, without calling a user's override of it."""
+        return not self.ref.actor_stopped.is_set()
 
 
 @dataclass(slots=True, eq=False)
@@ -131,6 +128,8 @@ class StartRequest:
     exclusive: bool
     """Only a new actor will do (`start_new`), not one that is there (`get_or_start`)."""
     future: Future[Ref] = field(default_factory=Future[Ref])
+    entry: Entry | None = None
+    """Where it waits."""
 
 
 class Table:
@@ -140,10 +139,11 @@ class Table:
         self.blueprint = blueprint
         self.name = name
         self.active: dict[Hashable, Ref] = {}
-        self.post: Callable[[object], None] = _nowhere
-        """Puts a note into the registry's inbox. Set once, before anybody else has the table."""
+        self.courier = Courier(name, self.unsubscribe)
         self.registry_ref: Ref | None = None
-        """The registry. Set once, before anybody else has the table."""
+        """The registry. Set once, before anybody else has the table, together with the next one."""
+        self.on_drained: Callable[[], None] = _nothing
+        """Called with the lock held, when nothing is left in a closed table."""
         self._lock = threading.Lock()
         self._entries: dict[Hashable, Entry] = {}
         self._foreign: dict[Hashable, Foreign] = {}
@@ -163,7 +163,7 @@ class Table:
         ref = self.active.get(key)
         if ref is None:
             row = self._foreign.get(key)
-            if row is not None and row.ref.is_alive():
+            if row is not None and row.is_alive():
                 ref = row.ref
         return ref
 
@@ -171,37 +171,32 @@ class Table:
         """Return the live actors by key; foreign ones that are dead are left out."""
         refs = self.active.copy()
         for key, row in self._foreign.copy().items():
-            if row.ref.is_alive():
+            if row.is_alive():
                 refs[key] = row.ref
         return refs
 
     def count(self) -> int:
         """Return how many live actors there are."""
         foreign = self._foreign.copy().values() if self._foreign else ()
-        return len(self.active) + sum(row.ref.is_alive() for row in foreign)
+        return len(self.active) + sum(row.is_alive() for row in foreign)
 
     # Starting.
 
-    def start(self, key: Hashable, blueprint: Blueprint, *, exclusive: bool) -> StartRequest:
+    def start(self, request: StartRequest) -> None:
         """Claim the key and launch an incarnation, or join one that starts, or wait in line.
 
         Neither blocks nor runs user code but the key's: the incarnation is constructed in its own
-        thread.
-
-        Returns:
-            The request, whose future gets the ref once the actor is active, or what made the start
-            fail.
+        thread. The request's future gets the ref, or what made the start fail.
 
         Raises:
-            KeyAlreadyRegistered: If `exclusive` and the key has an actor that is starting or
-                active.
+            KeyAlreadyRegistered: If only a new actor will do and the key has one that is starting
+                or active.
             Quarantined: If an abandoned incarnation holds the key.
             RegistryStopped: If the registry takes nothing new.
 
         """
-        request = StartRequest(key, blueprint, exclusive)
+        key = request.key
         claimed: Incarnation | None = None
-        waits = False
         state: State | None = None
         owner: Ref | None = None
         # From before the claim until the incarnation's thread has taken over there is no moment at
@@ -212,14 +207,16 @@ class Table:
                 entry = self._entries.get(key)
                 if entry is not None:
                     state, owner = entry.state, entry.ref
-                    waits = state is State.STOPPING or (state is State.STARTING and not exclusive)
-                    if waits:
-                        request.future.target = entry
-                        entry.requests.append(request)
+                    if state is State.STOPPING or (
+                        state is State.STARTING and not request.exclusive
+                    ):
+                        self._wait_for(request, entry)
                 elif (owner := self._live_foreign(key)) is None:
-                    entry = Entry(key, self, requests=[request])
-                    request.future.target = entry
-                    claimed = entry.incarnation = Incarnation(entry, self._next_number(), blueprint)
+                    entry = Entry(key, self)
+                    claimed = entry.incarnation = Incarnation(
+                        entry, self._next_number(), request.blueprint
+                    )
+                    self._wait_for(request, entry)
                     self._entries[key] = entry
             if claimed is not None:
                 self._launch(claimed)
@@ -227,31 +224,33 @@ class Table:
             if claimed is not None:
                 self._abort(claimed, error)
             raise
-        if claimed is None and not waits:
+        if request.entry is None:
             if state is State.QUARANTINED:
                 raise Quarantined(key)
-            if exclusive:
+            if request.exclusive:
                 raise KeyAlreadyRegistered(key, owner)
             request.future.set(owner)
-        return request
 
-    def wait(self, request: StartRequest, timeout: float | None) -> Ref:
-        """Wait for the outcome of `request` and return the ref; whoever gives up leaves the line.
+    def obtain(self, request: StartRequest, timeout: float | None) -> Ref:
+        """Start what is requested and wait for the outcome; whoever gives up leaves the line.
 
         Raises:
             pykka.Timeout: After `timeout` seconds. An activation that has begun goes on.
             WaitCycle: If the calling thread runs an aggregate that the outcome depends on.
-            Exception: What made the start fail.
+            Exception: What `start` raises, or what made the start fail.
 
         """
         try:
+            self.start(request)
             ref: Ref = request.future.get(timeout=timeout)
         except BaseException as error:
             self._withdraw(request)
             if isinstance(error, pykka.Timeout) and not request.future.done():
-                msg = f"key {request.key!r} had no active aggregate within {timeout} seconds"
+                msg = f"key {name(request.key)} had no active aggregate within {timeout} seconds"
                 raise pykka.Timeout(msg) from None
             raise
+        finally:
+            del request  # it holds the exception, whose traceback holds this frame
         return ref
 
     # An incarnation's life, told by the thread that runs it.
@@ -304,7 +303,9 @@ class Table:
                 first = requests[0]
                 served = [first, *(request for request in requests[1:] if not request.exclusive)]
                 successor = Incarnation(entry, self._next_number(), first.blueprint)
-                entry.incarnation, entry.ref, entry.requests = successor, None, list(served)
+                entry.incarnation, entry.ref = successor, None
+                for request in served:
+                    self._wait_for(request, entry)
                 self._move(entry, State.STARTING)
             else:
                 self._remove(entry)
@@ -411,6 +412,13 @@ class Table:
         _fail_stopped(requests, refusal)
         return keys
 
+    def abandoned(self) -> list[Hashable]:
+        """Return the keys that are quarantined."""
+        with self._lock:
+            return [
+                entry.key for entry in self._entries.values() if entry.state is State.QUARANTINED
+            ]
+
     def leave(self) -> None:
         """Say that the calling thread will run no more user code and wait for nobody."""
         with self._lock:
@@ -430,7 +438,25 @@ class Table:
 
     def runs_here(self) -> bool:
         """Tell whether the calling thread runs one of this table's aggregates."""
-        return any(isinstance(w, Entry) and w.table is self for w in _waits.runs_here())
+        return any(
+            isinstance(runs, Incarnation) and runs.entry.table is self
+            for runs in _waits.runs_here()
+        )
+
+    # Being waited for: a shutdown ends when the last of the incarnations has.
+
+    def key_of(self) -> tuple[Hashable, ...]:
+        """Return nothing: a registry has no key."""
+        return ()
+
+    def runners(self) -> Sequence[int]:
+        """Return the threads that run the table's incarnations."""
+        incarnations = [entry.incarnation for entry in list(self._entries.values())]
+        return [
+            incarnation.runner
+            for incarnation in incarnations
+            if incarnation is not None and incarnation.runner is not None
+        ]
 
     def forked(self) -> None:
         """Refuse everything: the threads that served this table exist in the parent only."""
@@ -449,6 +475,12 @@ class Table:
         if self.refusal is not None:
             raise RegistryStopped(self.refusal)
 
+    def _wait_for(self, request: StartRequest, entry: Entry) -> None:
+        """Let the request wait for the entry's present incarnation: to start, or to end."""
+        request.entry = entry
+        request.future.target = entry.incarnation
+        entry.requests.append(request)
+
     def _next_number(self) -> int:
         self._last_number += 1
         return self._last_number
@@ -462,7 +494,7 @@ class Table:
             assert entry.ref is not None
             self.active[entry.key] = entry.ref
         elif entry.state is State.ACTIVE:
-            del self.active[entry.key]
+            self.active.pop(entry.key, None)  # in a forked child it is empty
         entry.state = state
         if state is State.QUARANTINED:
             self._quarantined += 1
@@ -477,25 +509,25 @@ class Table:
 
     def _check_drained(self) -> None:
         if self.refusal is not None and len(self._entries) == self._quarantined:
-            self.post(Drained())
+            self.on_drained()
 
     def _live_foreign(self, key: Hashable) -> Ref | None:
         """Return the ref of the live foreign actor under `key`; a dead one's row is taken out."""
         row = self._foreign.get(key)
-        if row is None or row.ref.is_alive():
+        if row is None or row.is_alive():
             return None if row is None else row.ref
         self._drop_foreign(key, row)
         return None
 
     def _drop_foreign(self, key: Hashable, row: Foreign) -> None:
         del self._foreign[key]
-        reason = EndReason.UNREGISTERED if row.ref.is_alive() else EndReason.UNKNOWN
+        reason = EndReason.UNREGISTERED if row.is_alive() else EndReason.UNKNOWN
         self._publish(Terminated(key, row.number, reason))
 
     def _publish(self, event: Registered | Terminated) -> None:
         """Post an event, in the order in which the table changed."""
         if self._listeners:
-            self.post(Notice(event, self._listeners))
+            self.courier.post(event, self._listeners)
 
     # What follows must not have the lock.
 
@@ -518,11 +550,10 @@ class Table:
         _fail_start(requests, error)
 
     def _withdraw(self, request: StartRequest) -> None:
-        entry = request.future.target
-        if isinstance(entry, Entry):
+        if request.entry is not None:
             with self._lock:
-                if request in entry.requests:
-                    entry.requests.remove(request)
+                if request in request.entry.requests:
+                    request.entry.requests.remove(request)
 
 
 def _fail_start(requests: list[StartRequest], cause: BaseException | None) -> None:
@@ -544,8 +575,8 @@ def _fail_stopped(requests: list[StartRequest], refusal: str | None) -> None:
         request.future.fail(RegistryStopped(refusal))
 
 
-def _nowhere(_note: object) -> None:
-    """Stand in for a registry's inbox until there is one."""
+def _nothing() -> None:
+    """Stand in for a registry until there is one."""
 
 
 # Fork: https://docs.python.org/3/library/os.html#os.fork. Only the forking thread exists in the
@@ -553,7 +584,7 @@ def _nowhere(_note: object) -> None:
 
 _FORKED = (
     "this process was forked from the one in which the registry runs, and has none of its threads; "
-    "start a registry of its own here, or use the 'spawn' start method"
+    "fork before the registry is started, or use the 'spawn' start method"
 )
 
 

@@ -11,8 +11,7 @@ Who may touch what:
   one step under it, so of two waits that would close a cycle together exactly one is refused, and
   no cycle is reported that is not there: as long as the lock is held nobody else can begin to wait,
   so a thread that was found blocked on a thread that was found blocked stays so.
-* `Waited.runner` is written by the thread that runs that aggregate's code, before it begins and
-  after it ends.
+* `Runs.runner` is written by the thread that runs it, before it begins and after it ends.
 * `_mine` is the calling thread's own.
 
 The lock is a leaf: nothing else is acquired and no user code runs under it. A thread that runs no
@@ -28,16 +27,31 @@ from typing import TYPE_CHECKING, Protocol
 from pykka_registry._exceptions import WaitCycle
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Hashable
+    from collections.abc import Generator, Hashable, Sequence
 
-__all__ = ["Wait", "Waited", "blocked_on", "forget_after_fork", "running", "runs_here"]
+__all__ = ["Runs", "Wait", "Waited", "blocked_on", "forget_after_fork", "running", "runs_here"]
 
 
 class Waited(Protocol):
-    """Something that is waited for: a key, whose present incarnation some thread may be running."""
+    """Something that is waited for, which some threads may be bringing about."""
 
-    key: Hashable
-    runner: int | None
+    def key_of(self) -> tuple[Hashable, ...]:
+        """Return the key to name it by, or nothing if it has none."""
+        ...
+
+    def runners(self) -> Sequence[int]:
+        """Return the threads that bring it about; it waits for all of them."""
+        ...
+
+
+class Runs:
+    """Something that one thread at a time runs: it knows which."""
+
+    runner: int | None = None
+
+    def runners(self) -> Sequence[int]:
+        """Return the thread that runs it, if one does."""
+        return () if self.runner is None else (self.runner,)
 
 
 class Wait(Protocol):
@@ -52,7 +66,7 @@ class Wait(Protocol):
 
 class _Mine(threading.local):
     def __init__(self) -> None:
-        self.running: list[Waited] = []
+        self.running: list[Runs] = []
 
 
 _mine = _Mine()
@@ -61,18 +75,18 @@ _blocked: dict[int, Wait] = {}
 
 
 @contextlib.contextmanager
-def running(waited: Waited) -> Generator[None]:
-    """Mark the calling thread as the one that runs the code of `waited`."""
-    waited.runner = threading.get_ident()
-    _mine.running.append(waited)
+def running(runs: Runs) -> Generator[None]:
+    """Mark the calling thread as the one that runs `runs`."""
+    runs.runner = threading.get_ident()
+    _mine.running.append(runs)
     try:
         yield
     finally:
         _mine.running.pop()
-        waited.runner = None
+        runs.runner = None
 
 
-def runs_here() -> list[Waited]:
+def runs_here() -> list[Runs]:
     """Return what the calling thread is running, the innermost last."""
     return _mine.running
 
@@ -91,9 +105,9 @@ def blocked_on(wait: Wait) -> Generator[None]:
     me = threading.get_ident()
     with _lock:
         cycle = _cycle(wait, me)
-        if not cycle:
+        if cycle is None:
             _blocked[me] = wait
-    if cycle:
+    if cycle is not None:
         raise WaitCycle(cycle)
     try:
         yield
@@ -102,17 +116,16 @@ def blocked_on(wait: Wait) -> Generator[None]:
             _blocked.pop(me, None)
 
 
-def _cycle(wait: Wait | None, me: int) -> list[Hashable]:
+def _cycle(wait: Wait | None, me: int) -> list[Hashable] | None:
     """Return the keys on the way if the waits lead from `wait` back to `me`. Needs the lock."""
-    keys: list[Hashable] = []
-    while wait is not None and not wait.done() and wait.target is not None:
-        keys.append(wait.target.key)
-        runner = wait.target.runner
-        if runner == me:
-            return keys
-        # This ends: a cycle among the others would have been refused to the one that closed it.
-        wait = None if runner is None else _blocked.get(runner)
-    return []
+    # This ends: a cycle among the others would have been refused to the one that closed it.
+    if wait is None or wait.done() or wait.target is None:
+        return None
+    for runner in wait.target.runners():
+        rest = [] if runner == me else _cycle(_blocked.get(runner), me)
+        if rest is not None:
+            return [*wait.target.key_of(), *rest]
+    return None
 
 
 def forget_after_fork() -> None:

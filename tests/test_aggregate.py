@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import gc
 import logging
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
+from pykka import messages
+from pykka._envelope import Envelope
 
 from pykka_registry import (
     AggregateMixin,
     AggregateRegistry,
     EndReason,
+    KeyAlreadyRegistered,
     Registered,
     RegistryRef,
     Terminated,
     Undeliverable,
 )
 from pykka_registry._future import Future
+from pykka_registry._life import Life
+from pykka_registry._table import Blueprint, Entry, Incarnation, Table
 from tests.support import Counting, Gate, Listener, in_threads, join, start_thread, told_count
 
 if TYPE_CHECKING:
@@ -42,7 +50,10 @@ def test_another_actor_class_before_the_mixin_is_refused() -> None:
     class Base(pykka.ThreadingActor):
         pass
 
-    with pytest.raises(TypeError, match="AggregateMixin must come before Base in the bases"):
+    with pytest.raises(
+        TypeError,
+        match=r"must come before Base in the bases.*write class Account\(Counting, Base\)",
+    ):
 
         class Account(Base, Counting):  # pyright: ignore[reportUnusedClass]
             pass
@@ -67,6 +78,20 @@ def test_another_runtime_is_refused_with_the_fix() -> None:
 
         class Other(AggregateMixin, Gevent):  # pyright: ignore[reportUnusedClass]
             pass
+
+
+@pytest.mark.parametrize("name", ["key", "registry"])
+def test_a_name_that_every_aggregate_has_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"Named defines {name}, which every aggregate has"):
+        type("Named", (AggregateMixin, pykka.ThreadingActor), {name: "mine"})
+
+
+def test_key_and_registry_cannot_be_set(counters: RegistryRef[Counting]) -> None:
+    actor = Counting()
+    with pytest.raises(AttributeError, match="an aggregate's key is given by its registry"):
+        actor.key = "mine"
+    with pytest.raises(AttributeError, match="an aggregate has its registry already"):
+        actor.registry = counters
 
 
 def test_a_class_without_a_runtime_is_refused_when_it_is_started() -> None:
@@ -580,7 +605,7 @@ def test_a_keyboard_interrupt_while_waiting_leaves_the_line(
         patch.setattr(Future, "get", interrupted)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
-                counters._table.wait(counters._request("a", exclusive=False), None)
+                counters._table.obtain(counters._request("a", exclusive=False), None)
     assert counters.get_or_start("a").is_alive()
 
 
@@ -614,6 +639,144 @@ def test_an_interrupted_claim_is_shared_by_nobody() -> None:
         assert isinstance(raised.value.__cause__, KeyboardInterrupt)
         del table._launch
         assert registry.get_or_start("a").is_alive()
+
+
+def test_a_logging_handler_that_raises_changes_nothing(
+    listener: pykka.ActorRef[Listener],
+) -> None:
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            broken.append(record.getMessage())
+            raise OSError("no space left on device")
+
+    broken: list[str] = []
+    logger = logging.getLogger("pykka_registry")
+    handler, level = Broken(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        ends = Ends({"on_start": OSError("no start")}, listener)
+        with pytest.raises(OSError, match="no start"):
+            ends.registry.get_or_start("a")
+        assert pykka.ActorRegistry.get_by_class(Hooked) == []
+        ends.registry.stop()
+        ends = Ends({}, listener)
+        ref = ends.registry.get_or_start("a")
+        with pytest.raises(ValueError, match="no"):
+            ref.ask(ValueError("no"))
+        assert ref.is_alive()
+        ends.registry.proxy().get.defer([])
+        ref.tell(ValueError("no"))
+        assert ends.registry.drain() == []
+        assert ends.calls == ["__init__", "on_start", "on_failure(ValueError('no'))"]
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert len(broken) == 4
+
+
+class Nameless:
+    """A key that cannot say what it is."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
+
+
+def test_a_key_whose_repr_raises_is_a_key() -> None:
+    gate = Gate()
+
+    class Slow(Counting):
+        def on_start(self) -> None:
+            super().on_start()
+            gate.pass_through()
+
+    with AggregateRegistry.start(Slow) as registry:
+        key = Nameless()
+        with pytest.raises(pykka.Timeout, match="key <Nameless without a repr> had no active"):
+            registry.get_or_start(key, timeout=0.01)
+        gate.open()
+        ref = registry.get_or_start(key)
+        with pytest.raises(KeyAlreadyRegistered, match="key <Nameless without a repr> is taken"):
+            registry.start_new(key)
+        with pytest.raises(ValueError, match="no"):
+            ref.proxy().fail(ValueError("no")).get()
+        ref.proxy().fail.defer(ValueError("no"))
+        assert ref.actor_stopped.wait(60)
+
+
+class Heavy(AggregateMixin, pykka.ThreadingActor):
+    """Says when its state is gone."""
+
+    def __init__(self, gone: threading.Event, fails_in: str) -> None:
+        super().__init__()
+        self.state = State()
+        weakref.finalize(self.state, gone.set)
+        if fails_in == "__init__":
+            raise ValueError("no")
+        self._fails_in = fails_in
+
+    def on_start(self) -> None:
+        if self._fails_in == "on_start":
+            raise ValueError("no")
+
+    def fail(self) -> None:
+        raise ValueError("no")
+
+
+class State:
+    """Something worth to be freed."""
+
+
+@pytest.mark.parametrize("fails_in", ["__init__", "on_start", "tell"])
+def test_what_has_failed_is_freed_at_once(fails_in: str) -> None:
+    """A kept ref does not keep its actor, and no exception keeps itself: the collector is off."""
+    gone = threading.Event()
+    gc.collect()
+    gc.disable()
+    logging.disable()  # a log that is captured keeps the exceptions in it
+    try:
+        with AggregateRegistry.start(Heavy, args=(gone, fails_in)) as registry:
+            ref = None
+            with contextlib.suppress(ValueError):
+                ref = registry.get_or_start("a")
+                ref.tell(messages.ProxyCall(("fail",), (), {}))
+            assert gone.wait(10)
+            assert (ref is None) is (fails_in != "tell")
+    finally:
+        logging.disable(logging.NOTSET)
+        gc.enable()
+
+
+def test_an_aggregates_own_method_called_stop_is_its_own() -> None:
+    gate = Gate()
+
+    class Player(AggregateMixin, pykka.ThreadingActor):
+        def on_start(self) -> None:
+            gate.pass_through()
+
+        def stop(self) -> None:
+            """Stop the music."""
+
+    registry = AggregateRegistry.start(Player)
+    starting = registry.proxy().get_or_start("a").get()
+    gate.wait_until_reached()
+    stopped = registry.stop(block=False)
+    registry.ask("by now it is stopping")
+    gate.open()
+    assert stopped.get() is True
+    assert not starting.get().is_alive()
+    registry.stop()
+
+
+def test_a_stop_that_somebody_outside_finds_after_the_end_is_answered() -> None:
+    """The flag is set from outside, and its setter sees the stop when nobody else is there."""
+    blueprint = Blueprint(Counting, (), {})
+    life = Life(Incarnation(Entry("a", Table(blueprint, "table")), 1, blueprint))
+    future: Future[Any] = Future()
+    life.inbox.put(Envelope(messages._ActorStop(), reply_to=future))
+    life.is_over = True
+    life.stopped.set()
+    assert future.get(timeout=60) is None
 
 
 # Stopping.
@@ -652,7 +815,7 @@ def test_told_messages_that_are_left_over_are_logged(
         ref.tell("too late")
     gate.open()
     stopped.get()
-    assert "Counting 'a' #1 ended with 3 messages left over" in caplog.text
+    assert "Counting 'a' #1 ended with 3 told messages left over" in caplog.text
 
 
 def test_who_asks_a_failing_aggregate_gets_the_cause(counters: RegistryRef[Counting]) -> None:

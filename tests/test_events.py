@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import queue
 import threading
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
@@ -17,6 +18,7 @@ from pykka_registry import (
     RegistryRef,
     Terminated,
 )
+from pykka_registry._courier import Courier
 from tests.support import (
     Counting,
     Gate,
@@ -76,6 +78,58 @@ def test_a_listener_hears_what_happens_after_it_subscribed(
     assert told_count(listener, 2)[1] == Registered("b", 3, other)
 
 
+def test_an_event_is_told_to_those_who_had_subscribed_when_it_happened(
+    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
+) -> None:
+    """The courier is held up between an event and its telling; who comes in between hears not."""
+    gate = Gate()
+
+    class HeldUp(pykka.ActorRef[Listener]):
+        def tell(self, message: Any) -> None:
+            gate.pass_through()
+            super().tell(message)
+
+    first = Listener.start()
+    first.__class__ = HeldUp
+    counters.subscribe(first)
+    ref = counters.get_or_start("a")
+    gate.wait_until_reached()
+    ref.stop()
+    counters.subscribe(listener)
+    gate.open()
+    again = counters.get_or_start("a")
+    assert told_count(listener, 1) == [Registered("a", 2, again)]
+    assert len(told_count(first, 3)) == 3
+    first.stop()
+
+
+def test_a_listener_whose_inbox_is_full_holds_up_no_shutdown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Full(pykka.ThreadingActor):
+        @staticmethod
+        def _create_actor_inbox() -> Any:
+            return cast("Any", queue.Queue)(maxsize=1)
+
+        def on_receive(self, message: Any) -> None:
+            gate.pass_through()
+
+    gate = Gate()
+    registry = AggregateRegistry.start(Counting, drain_timeout=0.5)
+    full = Full.start()
+    registry.subscribe(full)
+    ref = registry.get_or_start("a")
+    gate.wait_until_reached()
+    ref.stop()
+    registry.get_or_start("b")
+    assert registry.get_or_start("c").proxy().add(1).get() == 1
+    assert registry.drain() == []
+    assert not registry.is_alive()
+    assert "ends with a listener that blocks" in caplog.text
+    gate.open()
+    full.stop()
+
+
 def test_a_dead_listener_is_dropped(
     counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
 ) -> None:
@@ -85,7 +139,6 @@ def test_a_dead_listener_is_dropped(
     dead.stop()
     counters.get_or_start("a").stop()
     assert len(told_count(listener, 2)) == 2
-    counters.ask("everything before this has been passed on")
     assert counters._table._listeners == (listener,)
 
 
@@ -193,3 +246,14 @@ def test_an_abandoned_one_has_one_end(listener: pykka.ActorRef[Listener]) -> Non
         Registered("a", 1, ref),
         Terminated("a", 1, EndReason.ABANDONED),
     ]
+
+
+def test_a_courier_that_has_ended_takes_nothing_and_starts_no_more() -> None:
+    courier = Courier("courier", lambda _listener: None)
+    assert courier.finish(timeout=0) is True
+    listener = Listener.start()
+    courier.post(Terminated("a", 1, EndReason.STOPPED), (listener,))
+    courier.start()
+    assert courier.finish(timeout=60) is True
+    assert listener.proxy().told.get() == []
+    listener.stop()

@@ -187,23 +187,47 @@ def test_register_and_unregister_work_as_messages(counters: RegistryRef[Any]) ->
     ref.stop()
 
 
-def test_an_actor_that_cannot_say_whether_it_lives_ends_no_sweep(
+class Moody:
+    """A key whose hash fails from some moment on."""
+
+    fails = False
+
+    def __hash__(self) -> int:
+        if Moody.fails:
+            raise ValueError("no hash today")
+        return 1
+
+
+def test_a_key_that_fails_ends_no_sweep(
     counters: RegistryRef[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Odd(pykka.ActorRef[Foreign]):
-        odd = False
+    ref = Foreign.start()
+    key = Moody()
+    counters.register(key, ref)
+    Moody.fails = True
+    while "registry 'Counting' could not sweep" not in caplog.text:
+        counters.ask("is it alive?")
+    Moody.fails = False
+    assert counters.unregister(key, ref) is True
+    ref.stop()
 
+
+def test_a_refs_own_is_alive_does_not_run_under_a_lock(counters: RegistryRef[Any]) -> None:
+    class Chatty(pykka.ActorRef[Foreign]):
         def is_alive(self) -> bool:
-            if self.odd:
-                raise ValueError("who knows")
+            counters.unsubscribe(self)  # takes the lock
             return super().is_alive()
 
     ref = Foreign.start()
-    ref.__class__ = Odd
+    ref.__class__ = Chatty
     counters.register("f", ref)
-    Odd.odd = True
-    while "registry 'Counting' could not sweep" not in caplog.text:
-        counters.ask("is it alive?")
-    Odd.odd = False
-    counters.unregister("f", ref)
+    assert counters.get("f") is ref
+    assert counters.unregister("f", ref) is True
     ref.stop()
+
+
+def test_what_is_no_ref_is_not_unregistered(counters: RegistryRef[Any]) -> None:
+    with pytest.raises(TypeError, match="the actor to unregister must be an ActorRef"):
+        counters.unregister("f", 5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the listener must be an ActorRef"):
+        counters.unsubscribe(3)  # type: ignore[arg-type]

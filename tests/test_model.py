@@ -38,8 +38,6 @@ class Modeled(AggregateMixin, pykka.ThreadingActor):
     def on_receive(self, message: Any) -> Any:
         if message == "fail":
             raise ValueError("no")
-        if message == "exit":
-            raise SystemExit
         self.received += 1
         return self.received
 

@@ -458,7 +458,7 @@ def test_a_dead_actors_ref_refuses_as_pykka_says(counters: RegistryRef[Counting]
     assert str(error) == "aggregate 'a' ended"
 
 
-@pytest.mark.parametrize("timeout", ["5", (1,)])
+@pytest.mark.parametrize("timeout", ["5", (1,), float("nan")])
 def test_a_timeout_that_is_no_number_is_refused_before_anything_starts(
     counters: RegistryRef[Counting], timeout: Any
 ) -> None:
@@ -467,6 +467,7 @@ def test_a_timeout_that_is_no_number_is_refused_before_anything_starts(
         lambda: counters.start_new("a", timeout=timeout),
         lambda: Counting.start(counters, "a", timeout=timeout),
         lambda: counters.drain(timeout=timeout),
+        lambda: counters.stop(timeout=timeout),
         lambda: AggregateRegistry.start(Counting, drain_timeout=timeout),
     ):
         with pytest.raises(TypeError, match="must be a number of seconds"):
@@ -475,10 +476,27 @@ def test_a_timeout_that_is_no_number_is_refused_before_anything_starts(
     assert counters.is_alive()
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan")])
-def test_a_drain_takes_no_negative_time(counters: RegistryRef[Counting], timeout: float) -> None:
+def test_a_drain_takes_no_negative_time(counters: RegistryRef[Counting]) -> None:
     with pytest.raises(ValueError, match="timeout must be at least 0 seconds"):
-        counters.drain(timeout=timeout)
+        counters.drain(timeout=-1)
     with pytest.raises(ValueError, match="drain_timeout must be at least 0 seconds"):
-        AggregateRegistry.start(Counting, drain_timeout=timeout)
+        AggregateRegistry.start(Counting, drain_timeout=-1)
     assert counters.is_alive()
+
+
+def test_a_constructors_argument_without_args_is_refused_with_the_fix() -> None:
+    start: Any = AggregateRegistry.start
+    with pytest.raises(TypeError, match=r"go into args: AggregateRegistry.start\(Account, args="):
+        start(Counting, "database")
+
+
+def test_starts_own_arguments_replace_the_registrys_and_the_error_says_so() -> None:
+    class Described(AggregateMixin, pykka.ThreadingActor):
+        def __init__(self, database: str, currency: str = "EUR") -> None:
+            super().__init__()
+
+    with (
+        AggregateRegistry.start(Described, args=("db",)) as registry,
+        pytest.raises(TypeError, match=r"'database'; start.* take the place of all"),
+    ):
+        Described.start(registry, "a", currency="CZK")

@@ -33,5 +33,5 @@ def test_a_table_that_has_no_registry_yet_can_be_forked() -> None:
         table.get("a")
 
 
-def test_a_table_that_has_no_registry_yet_posts_to_nobody() -> None:
+def test_a_table_that_has_no_registry_yet_drains_for_nobody() -> None:
     assert Table(None, "table").close("closed") == []

@@ -144,15 +144,17 @@ def test_11_no_ref_that_is_returned_was_dead_before_the_call() -> None:
         ended: list[pykka.ActorRef[Any]] = []
 
         def churn() -> None:
-            for i in range(100):
-                ref = registry.get_or_start("a")
-                if i % 2:
-                    ref.stop()
-                else:
-                    ref.tell(messages.ProxyCall(("fail",), (ValueError(),), {}))
-                    ref.actor_stopped.wait(PATIENCE)
-                ended.append(ref)
-            done.set()
+            try:
+                for i in range(100):
+                    ref = registry.get_or_start("a")
+                    if i % 2:
+                        ref.stop()
+                    else:
+                        ref.tell(messages.ProxyCall(("fail",), (ValueError(),), {}))
+                        ref.actor_stopped.wait(PATIENCE)
+                    ended.append(ref)
+            finally:
+                done.set()
 
         thread = start_thread(churn)
         while not done.is_set():
