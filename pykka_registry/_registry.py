@@ -156,7 +156,10 @@ class AggregateRegistry(pykka.ThreadingActor):
             name = cls.__name__ if aggregate_class is None else aggregate_class.__name__
         return cast("RegistryRef[Any]", super().start(Table(blueprint, name), drain_timeout))
 
-    def __init__(self, table: Table, drain_timeout: float) -> None:
+    def __init__(self, table: Any = None, drain_timeout: float = 0) -> None:
+        if not isinstance(table, Table):
+            msg = "a registry is started, not constructed: AggregateRegistry.start(Account)"
+            raise TypeError(msg)
         super().__init__()
         self._table = table
         self._drain_timeout = drain_timeout

@@ -500,3 +500,10 @@ def test_starts_own_arguments_replace_the_registrys_and_the_error_says_so() -> N
         pytest.raises(TypeError, match=r"'database'; start.* take the place of all"),
     ):
         Described.start(registry, "a", currency="CZK")
+
+
+def test_a_registry_is_started_not_constructed() -> None:
+    construct: Any = AggregateRegistry
+    for arguments in ((), (Counting,)):
+        with pytest.raises(TypeError, match=r"not constructed: AggregateRegistry.start\(Account\)"):
+            construct(*arguments)
