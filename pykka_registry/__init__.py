@@ -10,7 +10,8 @@ from pykka_registry._exceptions import (
     Undeliverable,
     WaitCycle,
 )
-from pykka_registry._registry import AggregateRegistry, RegistryRef
+from pykka_registry._registry import AggregateRegistry
+from pykka_registry._registry_ref import RegistryRef
 
 __all__ = [
     "AggregateMixin",

@@ -14,18 +14,19 @@ from pykka_registry._checks import (
     check_startable,
     check_timeout,
 )
+from pykka_registry._entry import Blueprint, Entry, StartRequest
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
 from pykka_registry._life import Life, live
-from pykka_registry._table import Blueprint, Entry, StartRequest, Table
+from pykka_registry._table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from pykka._actor import ActorInbox
 
-    from pykka_registry._registry import RegistryRef
-    from pykka_registry._table import Incarnation
+    from pykka_registry._entry import Incarnation
+    from pykka_registry._registry_ref import RegistryRef
 
 __all__ = ["AggregateMixin"]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
     from pykka_registry._aggregate import AggregateMixin
-    from pykka_registry._table import Incarnation
+    from pykka_registry._entry import Incarnation
 
 __all__ = ["Life", "live"]
 

@@ -17,18 +17,26 @@ under it: decisions are made under the lock, threads are started and errors are 
 
 from __future__ import annotations
 
-import enum
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
 from pykka_registry import _waits
 from pykka_registry._courier import Courier
+from pykka_registry._entry import (
+    AFTER,
+    Blueprint,
+    Entry,
+    Foreign,
+    Incarnation,
+    Ref,
+    StartRequest,
+    State,
+)
 from pykka_registry._events import EndReason, Registered, Terminated
 from pykka_registry._exceptions import (
     KeyAlreadyRegistered,
@@ -36,100 +44,14 @@ from pykka_registry._exceptions import (
     RegistryStopped,
     Undeliverable,
 )
-from pykka_registry._future import Future
 from pykka_registry._log import name
 
 if TYPE_CHECKING:
-    from pykka_registry._aggregate import AggregateMixin
+    from collections.abc import Callable, Sequence
+
     from pykka_registry._inbox import Inbox
 
-__all__ = ["Blueprint", "Entry", "Incarnation", "StartRequest", "State", "Table"]
-
-Ref = pykka.ActorRef[Any]
-
-
-class State(enum.Enum):
-    """What a key that has an entry is doing. A key without an entry is absent."""
-
-    STARTING = "starting"
-    ACTIVE = "active"
-    STOPPING = "stopping"
-    QUARANTINED = "quarantined"
-
-
-# Which state may follow which. An entry is made STARTING; it is removed from STARTING, STOPPING or
-# QUARANTINED.
-_AFTER: Mapping[State, frozenset[State]] = {
-    State.STARTING: frozenset({State.ACTIVE, State.QUARANTINED}),
-    State.ACTIVE: frozenset({State.STOPPING, State.QUARANTINED}),
-    State.STOPPING: frozenset({State.STARTING, State.QUARANTINED}),
-    State.QUARANTINED: frozenset(),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """What an incarnation is built from."""
-
-    aggregate_class: type[AggregateMixin]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-
-@dataclass(slots=True, eq=False)
-class Incarnation(_waits.Runs):
-    """One actor instance of a key, from the claim of the key to the last line of teardown."""
-
-    entry: Entry
-    number: int
-    blueprint: Blueprint
-    begun: bool = False
-    """Its thread has taken over; until then whoever launches it may abort it."""
-    runner: int | None = None
-    """The thread that runs its code; see `_waits`."""
-
-    def key_of(self) -> tuple[Hashable, ...]:
-        """Return the key."""
-        return (self.entry.key,)
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One key's row. Compared by identity, so that a late end never removes a successor's."""
-
-    key: Hashable
-    table: Table
-    incarnation: Incarnation | None = None
-    state: State = State.STARTING
-    ref: Ref | None = None
-    """The ref of the present incarnation, from the end of its `on_start` on."""
-    requests: list[StartRequest] = field(default_factory=list["StartRequest"])
-    """Who waits: for this activation while STARTING, to be the successor while STOPPING."""
-
-
-@dataclass(slots=True, eq=False)
-class Foreign:
-    """The row of a foreign actor, whose life is its own: it counts for as long as it is alive."""
-
-    ref: Ref
-    number: int
-
-    def is_alive(self) -> bool:
-        """Tell what `ActorRef.is_alive` tells, without calling a user's override of it."""
-        return not self.ref.actor_stopped.is_set()
-
-
-@dataclass(slots=True, eq=False)
-class StartRequest:
-    """Somebody's wish for a live actor under a key, and the future of its outcome."""
-
-    key: Hashable
-    blueprint: Blueprint
-    exclusive: bool
-    """Only a new actor will do (`start_new`), not one that is there (`get_or_start`)."""
-    future: Future[Ref] = field(default_factory=Future[Ref])
-    entry: Entry | None = None
-    """Where it waits."""
+__all__ = ["Table"]
 
 
 class Table:
@@ -487,7 +409,7 @@ class Table:
 
     def _move(self, entry: Entry, state: State) -> None:
         """Change the state of an entry: the only place that does."""
-        if state not in _AFTER[entry.state]:
+        if state not in AFTER[entry.state]:
             msg = f"{entry.state} is never followed by {state}"
             raise AssertionError(msg)
         if state is State.ACTIVE:

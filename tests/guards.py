@@ -265,7 +265,7 @@ GUARDS = [
     ),
     Guard(
         "a shutdown is part of the graph",
-        "_registry.py",
+        "_registry_ref.py",
         '            cast("Future[Any]", future).target = self._table\n',
         "            pass\n",
         "tests/test_waits.py -k shutdown",
@@ -279,7 +279,7 @@ GUARDS = [
     ),
     Guard(
         "no user code runs under the lock",
-        "_table.py",
+        "_entry.py",
         "        return not self.ref.actor_stopped.is_set()\n",
         "        return self.ref.is_alive()\n",
         "tests/test_foreign.py -k under_a_lock",

@@ -25,9 +25,10 @@ from pykka_registry import (
     Terminated,
     Undeliverable,
 )
+from pykka_registry._entry import Blueprint, Entry, Incarnation
 from pykka_registry._future import Future
 from pykka_registry._life import Life
-from pykka_registry._table import Blueprint, Entry, Incarnation, Table
+from pykka_registry._table import Table
 from tests.support import Counting, Gate, Listener, in_threads, join, start_thread, told_count
 
 if TYPE_CHECKING:

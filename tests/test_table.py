@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pykka_registry import RegistryStopped
-from pykka_registry._table import _AFTER, Entry, State, Table
+from pykka_registry._entry import AFTER, Entry, State
+from pykka_registry._table import Table
 from tests.support import Counting
 
 
@@ -16,7 +17,7 @@ def test_a_state_follows_another_only_as_the_table_says(before: State, after: St
     entry = Entry("a", table, state=before, ref=Counting().actor_ref)
     if before is State.ACTIVE:
         table.active["a"] = Counting().actor_ref
-    if after in _AFTER[before]:
+    if after in AFTER[before]:
         table._move(entry, after)
         assert entry.state is after
         assert ("a" in table.active) is (after is State.ACTIVE)
