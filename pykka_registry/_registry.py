@@ -310,7 +310,7 @@ class AggregateRegistry(pykka.ThreadingActor):
             self._shut_down(self._drain_timeout)
 
     def _shut_down(self, timeout: float) -> None:
-        """Begin to shut down, or make a shutdown end sooner; `Drained` or the deadline ends it."""
+        """Begin to shut down, or make a shutdown end sooner; `_Drained` or the deadline ends it."""
         deadline = time.monotonic() + timeout
         if self._deadline is None:
             self._deadline = deadline

@@ -104,7 +104,7 @@ def blocked_on(wait: Wait) -> Generator[None]:
         return
     me = threading.get_ident()
     with _lock:
-        cycle = _cycle(wait, me)
+        cycle = _cycle(wait, me, set())
         if cycle is None:
             _blocked[me] = wait
     if cycle is not None:
@@ -116,15 +116,18 @@ def blocked_on(wait: Wait) -> Generator[None]:
             _blocked.pop(me, None)
 
 
-def _cycle(wait: Wait | None, me: int) -> list[Hashable] | None:
+def _cycle(wait: Wait | None, me: int, seen: set[int]) -> list[Hashable] | None:
     """Return the keys on the way if the waits lead from `wait` back to `me`. Needs the lock."""
-    # This ends: a cycle among the others would have been refused to the one that closed it.
     if wait is None or wait.done() or wait.target is None:
         return None
     for runner in wait.target.runners():
-        rest = [] if runner == me else _cycle(_blocked.get(runner), me)
-        if rest is not None:
-            return [*wait.target.key_of(), *rest]
+        if runner == me:
+            return [*wait.target.key_of()]
+        if runner not in seen:
+            seen.add(runner)
+            rest = _cycle(_blocked.get(runner), me, seen)
+            if rest is not None:
+                return [*wait.target.key_of(), *rest]
     return None
 
 

@@ -427,6 +427,32 @@ def test_an_answer_that_is_there_is_no_edge_even_while_its_asker_still_sleeps() 
     join(thread)
 
 
+def test_who_waits_for_the_same_is_looked_at_once() -> None:
+    """Many wait for one, which waits for somebody else still: no cycle, however one looks."""
+    us, hub, rest = Thing("us"), Thing("hub"), Thing("rest")
+    asleep = Gate()
+
+    class Crowd:
+        def key_of(self) -> tuple[Hashable, ...]:
+            return ()
+
+        def runners(self) -> list[int]:
+            return [*hub.runners(), *hub.runners()]
+
+    def sleep() -> None:
+        with _waits.running(hub), _waits.blocked_on(Waiting(rest)):
+            asleep.pass_through()
+
+    thread = start_thread(sleep)
+    asleep.wait_until_reached()
+    crowd = Waiting(hub)
+    crowd.target = Crowd()
+    with _waits.running(us), _waits.blocked_on(crowd):
+        assert len(_waits._blocked) == 2
+    asleep.open()
+    join(thread)
+
+
 def test_ping_pong_at_full_speed_is_never_mistaken_for_a_cycle(
     counters: RegistryRef[Counting],
 ) -> None:
