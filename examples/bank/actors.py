@@ -14,6 +14,7 @@ import pykka
 from eventsourcing.persistence import IntegrityError
 from pykka.typing import ActorMemberMixin, proxy_method
 
+from examples.bank.application import BankIsClosing
 from examples.bank.domain import Account, AccountExists, Receipt, Refusal, UnknownAccount
 from examples.bank.money import ZERO, negated
 from examples.bank.store import STORE_ERRORS, is_busy
@@ -35,10 +36,6 @@ T = TypeVar("T")
 _CONFLICTS = 20  # how often another process may be faster at one message
 _PATIENCE = 30.0  # seconds to wait, for one message, while another process keeps the store busy
 _ACTIVATION = 60.0  # seconds for an account to start, after its last incarnation has ended
-
-
-class BankIsClosing(Exception):  # noqa: N818 - a state, not a malfunction
-    """Nothing more is stored: the program is about to end, and the message has had no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,13 @@ class Statement:
 
 
 class _Turns:
-    """One message is one turn: load, decide, save; and again if another process came between."""
+    """One message is one turn: load, decide, save; and again if another process came between.
+
+    Say the account's last event has version 7, and this process and another one book on it. Both
+    decide on what version 7 says, and both want to store version 8. The store takes the first; to
+    the second it raises `IntegrityError`, and that one's turn starts again: it forgets its copy,
+    loads version 8, decides on what that says, and stores version 9.
+    """
 
     _bank: Bank
 
@@ -305,24 +308,24 @@ class TransferActor(_Turns, AggregateMixin, pykka.ThreadingActor):
     def _step(self, transfer: Transfer) -> None:
         # Killed between an account's answer and our own save, the step is taken again, and the
         # account's receipt gives the same answer again.
-        try:
-            if transfer.state is State.STARTED:
+        if transfer.state is State.STARTED:
+            try:
                 start_account(self._accounts, transfer.payer).withdraw(transfer.debit).get()
-                transfer.debited()
-            elif transfer.state is State.DEBITED:
-                start_account(self._accounts, transfer.payee).deposit(transfer.credit).get()
-                transfer.completed()
-            else:
-                # The payer may have closed the account since; what it must get back is a fact.
-                start_account(self._accounts, transfer.payer).book(transfer.refund).get()
-                transfer.refunded()
-        except Refusal as refusal:
-            if transfer.state is State.STARTED:
+            except Refusal as refusal:
                 transfer.refused(str(refusal))
-            elif transfer.state is State.DEBITED:
+            else:
+                transfer.debited()
+        elif transfer.state is State.DEBITED:
+            try:
+                start_account(self._accounts, transfer.payee).deposit(transfer.credit).get()
+            except Refusal as refusal:
                 transfer.rejected(str(refusal))
             else:
-                raise
+                transfer.completed()
+        else:
+            # The payer may have closed the account since; what it must get back is a fact.
+            start_account(self._accounts, transfer.payer).book(transfer.refund).get()
+            transfer.refunded()
 
     def _load(self) -> Transfer | None:
         if self._transfer is None:

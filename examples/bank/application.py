@@ -7,6 +7,7 @@ all of them.
 from __future__ import annotations
 
 from datetime import date
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from eventsourcing.domain import DomainEventProtocol
+    from eventsourcing.persistence import Recording
+    from eventsourcing.utils import EnvType
 
 _PAGE = 5_000
 
@@ -40,8 +43,36 @@ class DateAsISO(Transcoding):
         return date.fromisoformat(data)
 
 
+class BankIsClosing(Exception):  # noqa: N818 - a state, not a malfunction
+    """Nothing more is stored: the program is about to end, and the message has had no effect."""
+
+
 class Bank(Application[UUID]):
     """The bank's accounts, receipts and transfers."""
+
+    def __init__(self, env: EnvType | None = None) -> None:
+        """Open the store, and make its tables if they are missing."""
+        self._writing = Lock()
+        try:
+            super().__init__(env)
+        except BaseException:
+            # Nobody gets this object, so nobody else can close what it has opened.
+            if hasattr(self, "factory"):
+                self.factory.close()
+            raise
+
+    def save(self, *objs: Any, **kwargs: Any) -> list[Recording[UUID]]:
+        """Store what is new.
+
+        Raises:
+            BankIsClosing: if nothing more may be stored.
+        """
+        # A store has one writer at a time anyway. Those that wait their turn here learn at once
+        # that the bank is closing; inside the library each would first try to get at the store.
+        with self._writing:
+            if self.closing.is_set():
+                raise BankIsClosing
+            return super().save(*objs, **kwargs)
 
     def register_transcodings(self, transcoder: JSONTranscoder) -> None:
         """Teach the library to store dates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from examples.bank.interrupt import Stopped
 from examples.bank.money import plain
 
 if TYPE_CHECKING:
@@ -13,12 +14,16 @@ if TYPE_CHECKING:
     from examples.bank.application import Bank
 
 
-def balances_in(bank: Bank, wants_to_stop: Callable[[], bool]) -> dict[str, Decimal] | None:
-    """Replay every account in the store; None if the user stopped it."""
+def balances_in(bank: Bank, wants_to_stop: Callable[[], bool]) -> dict[str, Decimal]:
+    """Replay every account in the store.
+
+    Raises:
+        Stopped: if the user wants to stop.
+    """
     balances: dict[str, Decimal] = {}
     for account_id in bank.account_ids():
         if wants_to_stop():
-            return None
+            raise Stopped
         account = bank.account(account_id)
         if account is not None:
             balances[account_id] = account.balance

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import stat
+import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -23,16 +25,30 @@ def check_balances_path(path: str) -> None:
     Raises:
         Unusable: if they cannot.
     """
-    target = Path(path).resolve()
+    try:
+        _check(path)
+    except OSError as error:
+        msg = f"{path}: the balances cannot be written there: {error.strerror or error}"
+        raise Unusable(msg) from error
+
+
+def _check(path: str) -> None:
+    target = _target(path)
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        mode = 0
     if _is_stream(path):
         return
-    if target.is_dir():
+    if _is_standard_output(target):
+        msg = f"{path}: is where the program's own output goes; choose another file"
+    elif stat.S_ISDIR(mode):
         msg = f"{path}: is a folder; give the path of the balances file"
     elif not target.parent.is_dir():
         msg = f"{path}: there is no folder {target.parent}; make it first"
     elif not os.access(target.parent, os.W_OK | os.X_OK):
         msg = f"{path}: no file can be made in the folder {target.parent}; choose another"
-    elif target.exists() and not os.access(target, os.W_OK):
+    elif mode and not os.access(target, os.W_OK):
         msg = f"{path}: the file is read-only; choose another"
     else:
         return
@@ -45,13 +61,13 @@ def write_balances(path: str, balances: Mapping[str, Decimal]) -> None:
     Raises:
         Failed: if it cannot be written; the old file is still there.
     """
-    target = Path(path).resolve()
+    target = _target(path)
     try:
         if _is_stream(path):
             with Path(path).open("w", encoding="utf-8", newline="") as file:
                 _write(file, balances)
             return
-        draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        draft = target.with_name(f".balances.{os.getpid()}.tmp")
         try:
             with draft.open("w", encoding="utf-8", newline="") as file:
                 _write(file, balances)
@@ -65,10 +81,23 @@ def write_balances(path: str, balances: Mapping[str, Decimal]) -> None:
         raise Failed(msg) from error
 
 
+def _target(path: str) -> Path:
+    # Not `Path.resolve`: in Python 3.11 a circle of links is a `RuntimeError` to it.
+    return Path(os.path.realpath(path))
+
+
 def _is_stream(path: str) -> bool:
     """Tell a pipe or a terminal: there is nothing to replace, and the next one would miss it."""
     given = Path(path)
     return given.exists() and not given.is_file() and not given.is_dir()
+
+
+def _is_standard_output(target: Path) -> bool:
+    """Tell if the shell has sent the output there, or if it is `/dev/stdout` in other words."""
+    try:
+        return os.path.samestat(target.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):
+        return False  # a file that is not there yet, or a stand-in for standard output
 
 
 def sort_key(account_id: str) -> tuple[bool, int, str]:

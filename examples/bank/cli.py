@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
 import sys
 import time
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from uuid import uuid4
 
@@ -21,13 +21,13 @@ from examples.bank.audit import balances_in, disagreements
 from examples.bank.balances import check_balances_path, write_balances
 from examples.bank.domain import Refusal
 from examples.bank.importer import MAX_LIVE, Importer
-from examples.bank.interrupt import ctrl_c_as_a_wish
+from examples.bank.interrupt import PROGRAM, STOPPED, CtrlC, Stopped
 from examples.bank.money import parse_amount, plain
-from examples.bank.problems import Failed, Problem, Unusable
+from examples.bank.problems import Failed, Problem, Unusable, without_secrets
 from examples.bank.sample import sample_csv
 from examples.bank.screen import Screen
-from examples.bank.store import STORE_ERRORS, Store, find_store, first_line
-from examples.bank.transactions import TransactionFile, open_transactions
+from examples.bank.store import STORE_ERRORS, Store, cause_of, explain, find_store, first_line
+from examples.bank.transactions import TransactionFile, check_id, open_transactions
 from examples.bank.transfer import Order, State
 from examples.bank.transfers import TransferDesk, open_desk
 from pykka_registry import AggregateRegistry
@@ -39,35 +39,65 @@ if TYPE_CHECKING:
 
     from examples.bank.application import Bank
 
-PROGRAM = "python -m examples.bank"
-STOPPED = 130
+_BESIDE_THE_STORE = ("-wal", "-shm", "-journal")  # SQLite's own
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return its exit status."""
     # What goes wrong is said below, once; Pykka's log would say it a second time.
     logging.basicConfig(handlers=[logging.NullHandler()])
-    screen = Screen()
+    ctrl_c = CtrlC()
+    with ctrl_c.heard():
+        try:
+            status = _run(arguments, Screen(), ctrl_c)
+            sys.stdout.flush()
+        except Stopped:
+            ctrl_c.say_farewell()
+            return STOPPED
+        except Problem as problem:
+            _complain(str(problem))
+            return problem.status
+        except (OSError, RuntimeError) as error:
+            # No disk space for the output, no further thread: not ours to mend.
+            _complain(f"failed: {first_line(error)}; {ctrl_c.how_to_go_on}")
+            _give_up_output()
+            return Failed.status
+        return status
+
+
+def _run(arguments: Sequence[str], screen: Screen, ctrl_c: CtrlC) -> int:
+    if arguments and arguments[0] == "transfer":
+        return _transfer(_transfer_parser().parse_args(arguments[1:]), screen, ctrl_c)
+    parser = _import_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown and options.file == "transfer":
+        parser.error(f"transfer comes first: {PROGRAM} transfer FROM TO AMOUNT --db STORE")
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return _import(options, screen, ctrl_c)
+
+
+def _complain(line: str) -> None:
+    print(f"{PROGRAM}: {without_secrets(line)}", file=sys.stderr)
+
+
+def _give_up_output() -> None:
     try:
-        if arguments and arguments[0] == "transfer":
-            return _transfer(_transfer_parser().parse_args(arguments[1:]), screen)
-        return _import(_import_parser().parse_args(arguments), screen)
-    except Problem as problem:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
-        return problem.status
-    except KeyboardInterrupt:
-        print(
-            f"{PROGRAM}: stopped; nothing is half booked: run the same command again to go on",
-            file=sys.stderr,
-        )
-        return STOPPED
+        sys.stdout.flush()
+    except OSError:
+        # Python would try again at the very end, and complain in its own words.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(Unusable.status, f"{PROGRAM}: {message}; see {self.prog} --help\n")
+        self.exit(
+            Unusable.status, f"{PROGRAM}: {without_secrets(message)}; see {self.prog} --help\n"
+        )
 
 
 def _import_parser() -> argparse.ArgumentParser:
@@ -104,12 +134,13 @@ def _transfer_parser() -> argparse.ArgumentParser:
         prog=f"{PROGRAM} transfer",
         description="Move money from one account to another, as a whole or not at all.",
     )
-    parser.add_argument("payer", metavar="FROM", help="the account that pays")
-    parser.add_argument("payee", metavar="TO", help="the account that receives")
+    parser.add_argument("payer", type=_id, metavar="FROM", help="the account that pays")
+    parser.add_argument("payee", type=_id, metavar="TO", help="the account that receives")
     parser.add_argument("amount", type=_amount, metavar="AMOUNT", help="such as 12.50")
     _add_db(parser)
     parser.add_argument(
         "--id",
+        type=_id,
         metavar="ID",
         help="name the transfer: the same command with the same id is the same transfer",
     )
@@ -137,6 +168,14 @@ def _positive(text: str) -> int:
     return number
 
 
+def _id(text: str) -> str:
+    try:
+        check_id("the id", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def _amount(text: str) -> Decimal:
     try:
         amount = parse_amount(text)
@@ -148,17 +187,15 @@ def _amount(text: str) -> Decimal:
     return amount
 
 
-def _import(options: argparse.Namespace, screen: Screen) -> int:
+def _import(options: argparse.Namespace, screen: Screen, ctrl_c: CtrlC) -> int:
     _check_paths(options.file, options.db, options.balances)
     with _transactions(options.file) as transactions:
         check_balances_path(options.balances)
         store = find_store(options.db, create=True)
-        with ctrl_c_as_a_wish() as wants_to_stop:
-            with _open(store) as bank:
-                _finish_transfers(bank, screen)
+        with ctrl_c.as_a_wish() as wants_to_stop:
+            with _open(store, wants_to_stop) as bank:
+                _finish_transfers(bank, screen, wants_to_stop)
                 last_known = _book(bank, transactions, options.max_live, screen, wants_to_stop)
-            if last_known is None:
-                return STOPPED
             return _verify(store, last_known, options.balances, screen, wants_to_stop)
 
 
@@ -168,7 +205,7 @@ def _book(
     max_live: int,
     screen: Screen,
     wants_to_stop: Callable[[], bool],
-) -> dict[str, tuple[int, Decimal]] | None:
+) -> dict[str, tuple[int, Decimal]]:
     started = time.monotonic()
     with (
         AggregateRegistry.start(AccountActor, args=(bank,), name="accounts") as accounts,
@@ -185,13 +222,9 @@ def _book(
     tally = importer.tally
     screen.rejections(transactions.name, tally)
     screen.summary(tally, time.monotonic() - started)
-    if finished:
-        return tally.last_known
-    print(
-        f"{PROGRAM}: stopped after {tally.rows:,} rows; run the same command again to go on",
-        file=sys.stderr,
-    )
-    return None
+    if not finished:
+        raise Stopped
+    return tally.last_known
 
 
 def _verify(
@@ -202,16 +235,9 @@ def _verify(
     wants_to_stop: Callable[[], bool],
 ) -> int:
     # A fresh application: nothing that is still in some memory can make it agree.
-    with _open(store) as bank:
+    with _open(store, wants_to_stop) as bank:
         with screen.waiting("reading every account again"):
             balances = balances_in(bank, wants_to_stop)
-        if balances is None:
-            print(
-                f"{PROGRAM}: stopped before the balances were written, all rows are booked; "
-                "run the same command again to go on",
-                file=sys.stderr,
-            )
-            return STOPPED
         found = disagreements(bank, balances, last_known)
     if found:
         msg = "the store and the actors disagree: " + "; ".join(found[:5])
@@ -224,7 +250,7 @@ def _verify(
     return 0
 
 
-def _transfer(options: argparse.Namespace, screen: Screen) -> int:
+def _transfer(options: argparse.Namespace, screen: Screen, ctrl_c: CtrlC) -> int:
     if options.payer == options.payee:
         msg = f"{options.payer!r} is both accounts; a transfer needs two"
         raise Unusable(msg)
@@ -235,13 +261,19 @@ def _transfer(options: argparse.Namespace, screen: Screen) -> int:
         amount=options.amount,
         on=datetime.now(UTC).date(),
     )
-    with _open(find_store(options.db, create=False)) as bank:
-        _finish_transfers(bank, screen)
+    if options.id is None:
+        # Without it the same command would be another transfer.
+        ctrl_c.how_to_go_on = (
+            f"nothing is half booked: run the same command with --id {order.transfer_id} to go on"
+        )
+    store = find_store(options.db, create=False)
+    with ctrl_c.as_a_wish() as wants_to_stop, _open(store, wants_to_stop) as bank:
+        _finish_transfers(bank, screen, wants_to_stop)
         for account_id in (order.payer, order.payee):
             if bank.account(account_id) is None:
-                msg = f"account {account_id!r} is unknown in {options.db}; nothing was moved"
+                msg = f"account {account_id!r} is unknown in {store.name}; nothing was moved"
                 raise Failed(msg)
-        with open_desk(bank) as desk:
+        with open_desk(bank, wants_to_stop) as desk:
             return _carry_out(bank, desk, order, screen)
 
 
@@ -253,7 +285,7 @@ def _carry_out(bank: Bank, desk: TransferDesk, order: Order, screen: Screen) -> 
     except Refusal as refusal:
         raise Failed(str(refusal)) from refusal
     except STORE_ERRORS as error:
-        msg = f"{name}: the store failed: {first_line(error)}; the next command will finish it"
+        msg = f"{name}: the store failed: {cause_of(error)}; the next command will finish it"
         raise Failed(msg) from error
     if transfer.state is State.REFUSED:
         msg = f"{name} was refused: {transfer.reason}; nothing was moved"
@@ -267,10 +299,10 @@ def _carry_out(bank: Bank, desk: TransferDesk, order: Order, screen: Screen) -> 
     return 0
 
 
-def _finish_transfers(bank: Bank, screen: Screen) -> None:
+def _finish_transfers(bank: Bank, screen: Screen, wants_to_stop: Callable[[], bool]) -> None:
     if not bank.unfinished_transfers():
         return
-    with open_desk(bank) as desk:
+    with open_desk(bank, wants_to_stop) as desk:
         for transfer in desk.finish_all():
             screen.say(
                 f"An unfinished transfer was found and is now {transfer.state}: "
@@ -281,11 +313,17 @@ def _finish_transfers(bank: Bank, screen: Screen) -> None:
 
 def _check_paths(file: str | None, db: str, balances: str) -> None:
     paths = {"the transactions": file, "the store": db, "the balances": balances}
-    seen: dict[Path, str] = {}
+    store = os.path.realpath(db)
+    seen = dict.fromkeys((store + suffix for suffix in _BESIDE_THE_STORE), "a file of the store")
     for what, path in paths.items():
-        if path is None or "://" in path:
+        if path is None:
             continue
-        other = seen.setdefault(Path(path).resolve(), what)
+        if "://" in path:
+            if what == "the store":
+                continue
+            msg = f"{what} cannot be at a URL; give the path of a file"
+            raise Unusable(msg)
+        other = seen.setdefault(os.path.realpath(path), what)
         if other != what:
             msg = f"{path}: cannot be both {other} and {what}"
             raise Unusable(msg)
@@ -299,13 +337,13 @@ def _transactions(file: str | None) -> AbstractContextManager[TransactionFile]:
 
 
 @contextmanager
-def _open(store: Store) -> Generator[Bank]:
+def _open(store: Store, wants_to_stop: Callable[[], bool]) -> Generator[Bank]:
     """Open a store, and turn what it raises into one line."""
-    bank = store.open()
+    bank = store.open(wants_to_stop)
     try:
         yield bank
     except STORE_ERRORS as error:
-        msg = f"{store.name}: the store failed: {first_line(error)}; run it again to go on"
+        msg = f"{store.name}: the store failed: {explain(error)}"
         raise Failed(msg) from error
     finally:
         bank.close()

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pykka
 
-from examples.bank.actors import AccountActor, BankIsClosing, start_account
+from examples.bank.actors import AccountActor, start_account
+from examples.bank.application import BankIsClosing
+from examples.bank.interrupt import Stopped
 from examples.bank.problems import Failed
-from examples.bank.store import STORE_ERRORS, first_line
+from examples.bank.store import STORE_ERRORS, explain
 from examples.bank.transactions import BadRow, Row
+from examples.bank.waiting import GLANCE, answer_of, never
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,7 +50,6 @@ MAX_IN_FLIGHT = 1_000
 """Rows that were sent and not answered yet."""
 
 _KEPT = 1_000  # rejected rows that are remembered; all are counted
-_GLANCE = 0.1  # seconds of waiting after which we look if the user wants to stop
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Importer:
         accounts: RegistryRef[AccountActor],
         *,
         max_live: int = MAX_LIVE,
-        wants_to_stop: Callable[[], bool] = lambda: False,
+        wants_to_stop: Callable[[], bool] = never,
         on_progress: Callable[[Tally], None] = lambda _tally: None,
     ) -> None:
         """Prepare an import.
@@ -138,16 +140,16 @@ class Importer:
                         self._send(account_id, account_rows)
                     self._settle(0)
             self._retire(0)
-        except _Stopped:
+        except Stopped:
             self._abort()
             return False
         except STORE_ERRORS as error:
             self._abort()
-            msg = (
-                f"the store failed after {self.tally.rows:,} rows: {first_line(error)}; "
-                "nothing is half booked: run the same command again to go on"
-            )
+            msg = f"the store failed after {self.tally.rows:,} rows: {explain(error)}"
             raise Failed(msg) from error
+        except BaseException:
+            self._abort()
+            raise
         return True
 
     def _good(self, rows: Iterable[Row | BadRow]) -> Iterator[Row]:
@@ -174,7 +176,7 @@ class Importer:
     def _activate(self, account_id: str) -> AccountProxy:
         while True:
             try:
-                return start_account(self._accounts, account_id, timeout=_GLANCE)
+                return start_account(self._accounts, account_id, timeout=GLANCE)
             except pykka.Timeout:
                 self._check()
 
@@ -198,31 +200,22 @@ class Importer:
             self._retiring.popleft()
 
     def _wait(self, future: pykka.Future[T]) -> T:
-        while True:
-            self._check()
-            try:
-                return future.get(timeout=_GLANCE)
-            except pykka.Timeout:
-                continue
+        return answer_of(future, self._wants_to_stop)
 
     def _check(self) -> None:
         if self._wants_to_stop():
-            raise _Stopped
+            raise Stopped
 
     def _abort(self) -> None:
         """Let the actors finish what they are at, skip what waits, and count what was booked."""
         self._bank.closing.set()
-        self._wants_to_stop = lambda: False
+        self._wants_to_stop = never
         while self._in_flight:
             try:
                 self._settle(0)
             except (BankIsClosing, *STORE_ERRORS):
                 self._drop_oldest()
         self._retire(0)
-
-
-class _Stopped(Exception):  # noqa: N818 - not an error: the user has asked for it
-    pass
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import stat
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -58,7 +58,7 @@ class TransactionFile:
         self._file = file
         first = self._file.readline(_LONGEST_LINE).removeprefix(_BOM)
         wanted = ",".join(HEADER)
-        if not first.strip():
+        if not first:
             msg = f"{name}: the file is empty; its first line must be {wanted}"
             raise Unusable(msg)
         try:
@@ -97,22 +97,23 @@ def open_transactions(path: str) -> Generator[TransactionFile]:
     Raises:
         Unusable: if it is missing, is no file, cannot be read, is empty or has another header.
     """
-    try:
-        with Path(path).open("rb") as file:
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(Path(path).open("rb"))
             rows = None
             if stat.S_ISREG(Path(path).stat().st_mode):
                 rows = _count_rows(file)
             transactions = TransactionFile(path, file, rows)
-            yield transactions
-    except FileNotFoundError as error:
-        msg = f"{path}: there is no such file"
-        raise Unusable(msg) from error
-    except IsADirectoryError as error:
-        msg = f"{path}: is a folder; give the path of a CSV file"
-        raise Unusable(msg) from error
-    except PermissionError as error:
-        msg = f"{path}: the file cannot be read: permission denied"
-        raise Unusable(msg) from error
+        except FileNotFoundError as error:
+            msg = f"{path}: there is no such file"
+            raise Unusable(msg) from error
+        except IsADirectoryError as error:
+            msg = f"{path}: is a folder; give the path of a CSV file"
+            raise Unusable(msg) from error
+        except OSError as error:
+            msg = f"{path}: the file cannot be read: {error.strerror or error}"
+            raise Unusable(msg) from error
+        yield transactions
 
 
 def parse_row(line: bytes) -> Transaction:
@@ -126,8 +127,8 @@ def parse_row(line: bytes) -> Transaction:
         msg = f"{len(fields)} columns instead of {len(HEADER)}"
         raise ValueError(msg)
     transaction_id, account_id, day, amount = fields
-    _check_id("transaction_id", transaction_id)
-    _check_id("account_id", account_id)
+    check_id("transaction_id", transaction_id)
+    check_id("account_id", account_id)
     return Transaction(transaction_id, account_id, _parse_date(day), parse_amount(amount))
 
 
@@ -147,7 +148,12 @@ def _fields(line: bytes) -> list[str]:
         raise ValueError(msg) from error
 
 
-def _check_id(column: str, value: str) -> None:
+def check_id(column: str, value: str) -> None:
+    """Check an id.
+
+    Raises:
+        ValueError: if it cannot be one; the text says why.
+    """
     if not value.strip():
         msg = f"{column} is empty"
     elif len(value) > _LONGEST_ID:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -97,7 +97,7 @@ class Ended:
 class Running:
     """The program, or a piece of code that runs it in its own way, in a process of its own."""
 
-    def __init__(self, *command: str, cwd: Path) -> None:
+    def __init__(self, *command: str, cwd: Path, out: Path | None = None) -> None:
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -105,26 +105,20 @@ class Running:
         }
         path = [str(ROOT), *environment.get("PYTHONPATH", "").split(os.pathsep)]
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, path)), "COLUMNS": "200"}
-        self._process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=cwd,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with out.open("w") if out else nullcontext(subprocess.PIPE) as stdout:
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=cwd,
+                env=environment,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
 
     def read_line(self) -> str:
         """Wait for a line of its standard output."""
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
-
-    def kill_after(self, seconds: float) -> None:
-        """Kill it in so many seconds, or never if it ends before."""
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
 
     def press_ctrl_c(self) -> None:
         self._process.send_signal(signal.SIGINT)
@@ -136,11 +130,11 @@ class Running:
         finally:
             self._process.kill()
             self._process.wait()
-        return Ended(self._process.returncode, out, err)
+        return Ended(self._process.returncode, out or "", err)
 
 
-def run_bank(*arguments: str, cwd: Path) -> Ended:
-    return Running("-W", "error", "-m", "examples.bank", *arguments, cwd=cwd).end()
+def run_bank(*arguments: str, cwd: Path, out: Path | None = None) -> Ended:
+    return Running("-W", "error", "-m", "examples.bank", *arguments, cwd=cwd, out=out).end()
 
 
 # Runs the program after some code of the test's own, which decides what goes wrong and when.

@@ -11,8 +11,8 @@ import pytest
 from eventsourcing.domain import CollectEventsProtocol
 from eventsourcing.persistence import IntegrityError, OperationalError
 
-from examples.bank.actors import AccountActor, AccountProxy, BankIsClosing, Outcome, start_account
-from examples.bank.application import Bank
+from examples.bank.actors import AccountActor, AccountProxy, Outcome, start_account
+from examples.bank.application import Bank, BankIsClosing
 from examples.bank.domain import (
     AccountExists,
     BalanceNotZero,

@@ -33,6 +33,13 @@ def test_numbers_come_first_and_by_their_value() -> None:
     assert sorted(ids, key=sort_key) == ["009", "9", "10", "", "-1", "1.5", "B", "b", "²", "٣"]
 
 
+def test_the_longest_name_that_a_file_can_have_is_good_enough(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    check_balances_path(str(path))
+    write_balances(str(path), {})
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_an_old_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = tmp_path / "b.csv"
     path.write_text("old")
@@ -83,8 +90,29 @@ def _a_folder(folder: Path) -> Path:
     return folder
 
 
+def _in_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "b.csv"
+
+
+def _with_a_long_name(folder: Path) -> Path:
+    return folder / ("x" * 300)
+
+
+def _a_circle(folder: Path) -> Path:
+    (folder / "circle").symlink_to("circle")
+    return folder / "circle"
+
+
 @pytest.mark.parametrize(
-    ("path", "reason"), [(_in_no_folder, "there is no folder"), (_a_folder, "is a folder")]
+    ("path", "reason"),
+    [
+        (_in_no_folder, "there is no folder"),
+        (_a_folder, "is a folder"),
+        (_in_a_file, "Not a directory"),
+        (_with_a_long_name, "File name too long"),
+        (_a_circle, "Too many levels of symbolic links"),
+    ],
 )
 def test_a_path_that_cannot_be_written_is_noticed_before(
     tmp_path: Path, path: Callable[[Path], Path], reason: str

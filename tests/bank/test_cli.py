@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import sqlite3
+import threading
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +19,7 @@ from rich.console import Console
 from examples.bank import cli as module
 from examples.bank import screen
 from examples.bank.actors import AccountActor, Statement
+from examples.bank.application import Bank
 from examples.bank.cli import main
 from examples.bank.domain import Account
 from examples.bank.sample import sample_csv, sample_rows
@@ -29,8 +35,7 @@ from tests.bank.support import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from examples.bank.domain import Transaction
 
@@ -153,6 +158,21 @@ UNUSABLE: Mapping[str, tuple[Sequence[str], str]] = {
     "transfer of less": (["transfer", "A", "B", "-1"], "-1 is not more than nothing"),
     "transfer to itself": (["transfer", "A", "A", "1"], "'A' is both accounts"),
     "transfer without an amount": (["transfer", "A", "B"], "AMOUNT"),
+    "transfer behind an option": (
+        ["--db", "b.sqlite", "transfer", "A", "B", "5"],
+        "transfer comes first: python -m examples.bank transfer FROM TO AMOUNT --db STORE",
+    ),
+    "transfer without a name": (["transfer", "A", "B", "1", "--id", ""], "the id is empty"),
+    "transfer of two lines": (["transfer", "A\nB", "C", "1"], "unprintable characters"),
+    "transfer of broken text": (["transfer", "\udcff", "C", "1"], "unprintable characters"),
+    "transfer of too much text": (["transfer", "A", "B" * 201, "1"], "longer than 200 characters"),
+    "balances are the log": (["t.csv", "--db", "b", "--balances", "b-wal"], "a file of the store"),
+    "file of the store": (["b-shm", "--db", "b"], "b-shm: cannot be both a file of the store and"),
+    "file in a circle": (["circle"], "circle: the file cannot be read: Too many levels"),
+    "database in a circle": (["t.csv", "--db", "circle"], "circle: the store cannot be used: Too"),
+    "balances in a circle": (["t.csv", "--balances", "circle"], "cannot be written there: Too"),
+    "file at a URL": (["https://u:SECRET@h/t.csv"], "the transactions cannot be at a URL"),
+    "balances at a URL": (["--balances", "sftp://u:SECRET@h"], "the balances cannot be at a URL"),
     "transfer in no store": (["transfer", "A", "B", "1"], "bank.sqlite: there is no such store"),
 }
 
@@ -164,9 +184,118 @@ def test_unusable_input_is_one_line_status_2_and_nothing_is_done(
     (folder / "empty.csv").touch()
     (folder / "other.csv").write_text("a,b\n1,2\n")
     before = {path: path.read_bytes() for path in folder.iterdir()}
+    (folder / "circle").symlink_to("circle")
     assert run(*arguments) == 2
     assert reason in one_line(capsys)
+    (folder / "circle").unlink()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["t.csv", "--db", "postgresql+psycopg://u:SECRET@localhost/bank"],
+        ["t.csv", "--db", "postgresql://u:SECRET@["],
+        ["t.csv", "--db", "postgresql://u:SECRET@localhost:1/bank"],
+        ["t.csv", "--db", "postgresql://u:a@SECRET@localhost:1/bank"],
+        ["t.csv", "--db", "postgresql://u:a/SECRET@localhost:1/bank"],
+        ["t.csv", "--db", "postgresql://localhost:1/bank?password=SECRET&x=SECRET"],
+        ["t.csv", "--db", "postgresql://localhost:1/bank?password=SECRET&sslmode=disable"],
+        ["postgresql://u:SECRET@localhost/bank"],
+        ["t.csv", "--balances", "postgresql://u:SECRET@localhost/bank"],
+        ["t.csv", "postgresql://u:SECRET@localhost/bank"],
+        ["transfer", "A", "B", "postgresql://u:SECRET@localhost/bank"],
+        ["transfer", "A", "B", "1", "postgresql://u:SECRET@localhost/bank"],
+        ["transfer", "A", "B", "1", "--db", "mysql://u:SECRET@localhost/bank"],
+    ],
+)
+def test_whatever_is_wrong_a_password_is_not_shown(
+    capsys: Output, arguments: Sequence[str]
+) -> None:
+    assert run(*arguments) == 2
+    assert "SECRET" not in one_line(capsys)
+
+
+def test_output_that_cannot_be_written_is_one_line_and_status_1(folder: Path) -> None:
+    full = run_bank("t.csv", cwd=folder, out=Path("/dev/full"))
+    assert full.status == 1
+    assert full.err == (
+        "python -m examples.bank: failed: No space left on device; "
+        "nothing is half booked: run the same command again to go on\n"
+    )
+
+
+def test_a_thread_that_cannot_be_started_is_one_line_and_status_1(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def no_actors(thread: threading.Thread) -> None:
+        if thread.name.startswith("AccountActor"):
+            message = "can't start new thread"
+            raise RuntimeError(message)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_actors)
+    assert run("t.csv") == 1
+    assert "failed: can't start new thread; nothing is half booked: run" in one_line(capsys)
+
+
+def test_balances_do_not_replace_the_file_that_the_output_is_sent_to(folder: Path) -> None:
+    for balances in ("/dev/stdout", "out.txt"):
+        end = run_bank("t.csv", "--balances", balances, cwd=folder, out=folder / "out.txt")
+        assert end.status == 2
+        assert f"{balances}: is where the program's own output goes" in end.err
+        assert not (folder / "bank.sqlite").exists()
+
+
+def test_balances_can_be_sent_down_a_pipe(folder: Path) -> None:
+    end = run_bank("t.csv", "--balances", "/dev/stdout", cwd=folder)
+    assert (end.status, end.err) == (0, "")
+    assert end.out.count("account_id,balance\n") == 1
+
+
+DAMAGES = {
+    "a missing event": "DELETE FROM stored_events WHERE originator_version = 3",
+    "an unknown event": "UPDATE stored_events SET topic = 'examples.bank.domain:Nothing'",
+    "unreadable content": "UPDATE stored_events SET state = 'x'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_store_is_one_line_and_does_not_say_to_go_on(
+    folder: Path, capsys: Output, damage: str
+) -> None:
+    assert run("t.csv") == 0
+    capsys.readouterr()
+    with closing(sqlite3.connect(folder / "bank.sqlite")) as connection:
+        connection.execute(damage)
+        connection.commit()
+    write_csv(folder / "more.csv", make_rows(30, 10, first=1000))
+    assert run("more.csv") == 1
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert "its events are damaged, or another program has written to it; restore a copy" in err
+
+
+def test_ctrl_c_while_the_accounts_are_read_again_stops_before_balances_are_written(
+    folder: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account_ids = Bank.account_ids
+
+    def press_ctrl_c_first(bank: Bank) -> Iterator[str]:
+        signal.raise_signal(signal.SIGINT)
+        return account_ids(bank)
+
+    with monkeypatch.context() as sabotage:
+        sabotage.setattr(Bank, "account_ids", press_ctrl_c_first)
+        assert run("t.csv") == 130
+    assert capsys.readouterr().err == (
+        "python -m examples.bank: stopped; nothing is half booked: "
+        "run the same command again to go on\n"
+    )
+    assert not (folder / "balances.csv").exists()
+    assert stored_balances(folder / "bank.sqlite") == sums(ROWS)
 
 
 class LyingAccount(AccountActor):

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from examples.bank.cli import main
 from examples.bank.domain import Account
-from examples.bank.transfer import State
+from examples.bank.transfer import Order, State, Transfer
 from tests.bank.support import (
     DAY,
     PATIENCE,
     ROOT,
+    Running,
     make_rows,
     open_bank,
     read_balances,
@@ -32,9 +36,23 @@ from tests.bank.support import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
 D = Decimal
+
+KILL_AFTER_SAVES = """
+import os, signal, eventsourcing.application as library
+save, saves = library.Application.save, []
+def save_and_die(self, *objs, **kwargs):
+    result = save(self, *objs, **kwargs)
+    saves.append(1)
+    if len(saves) == {}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+library.Application.save = save_and_die
+"""
+
+STOPPED = (
+    "python -m examples.bank: stopped; nothing is half booked: run the same command again to go on"
+)
 
 SAY_WHEN_BOOKING = """
 import eventsourcing.application as library
@@ -49,16 +67,19 @@ library.Application.save = save_and_say
 """
 
 
-def test_killed_at_random_moments_an_import_ends_like_one_clean_run(tmp_path: Path) -> None:
-    rows = make_rows(4000, 900)
+def test_killed_again_and_again_an_import_ends_like_one_clean_run(tmp_path: Path) -> None:
+    accounts = 900
+    rows = make_rows(4000, accounts)
     write_csv(tmp_path / "t.csv", rows)
-    moments = random.Random(9)
     before = 0
-    for _ in range(5):
-        run = start_sabotaged(SAY_WHEN_BOOKING, "t.csv", "--db", "b.sqlite", cwd=tmp_path)
-        assert run.read_line() == "booking"
-        run.kill_after(moments.uniform(0, 0.3))
-        assert run.end().status == -signal.SIGKILL
+    # Each account is saved once, so these are moments from its first save to its last but nine.
+    moments = (1, 240, 350, 300)
+    assert sum(moments) == accounts - 9
+    for saves in moments:
+        killed = start_sabotaged(
+            KILL_AFTER_SAVES.format(saves), "t.csv", "--db", "b.sqlite", cwd=tmp_path
+        ).end()
+        assert killed.status == -signal.SIGKILL
         with open_bank(tmp_path / "b.sqlite") as bank:
             booked = sum(
                 (account := bank.account(account_id)) is not None and account.version - 1
@@ -80,16 +101,118 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
     run.press_ctrl_c()
     stopped = run.end()
     assert stopped.status == 130
-    assert stopped.err.startswith("python -m examples.bank: stopped after ")
-    assert stopped.err.endswith(" rows; run the same command again to go on\n")
-    assert stopped.err.count("\n") == 1
+    assert stopped.err == f"{STOPPED}\n"
     assert not (tmp_path / "balances.csv").exists()
-    told = int(stopped.err.split("after ")[1].split()[0].replace(",", ""))
-    assert told < len(rows)
+    told = int(stopped.out.split("rows ")[1].split()[0].replace(",", ""))
+    assert 0 < told < len(rows)
     done = run_bank("t.csv", "--db", "b.sqlite", cwd=tmp_path)
     assert done.status == 0
     assert f"{told:,}" in done.out.split("booked before")[1].split("\n")[0]
     assert read_balances(tmp_path / "balances.csv") == sums(rows)
+
+
+def test_ctrl_c_three_times_at_once_ends_it_just_so(tmp_path: Path) -> None:
+    rows = make_rows(2500, 600)
+    write_csv(tmp_path / "t.csv", rows)
+    stores = [f"{number}.sqlite" for number in range(5)]
+    for db in stores:
+        run = start_sabotaged(SAY_WHEN_BOOKING, "t.csv", "--db", db, cwd=tmp_path)
+        assert run.read_line() == "booking"
+        for _ in range(3):
+            run.press_ctrl_c()
+        stopped = run.end()
+        assert (stopped.status, stopped.err) == (130, f"{STOPPED}\n")
+        assert not (tmp_path / "balances.csv").exists()
+    assert run_bank("t.csv", "--db", stores[0], cwd=tmp_path).status == 0
+    assert stored_balances(tmp_path / stores[0]) == sums(rows)
+
+
+HOLD_UP_ALL_ACTORS = """
+import threading, eventsourcing.application as library
+def hold_up(self, *objs, **kwargs):
+    print("booking", flush=True)
+    self.closing.wait()
+    print("closing", flush=True)
+    threading.Event().wait()
+library.Application.save = hold_up
+"""
+
+
+def test_a_second_ctrl_c_does_not_wait_for_an_actor_that_hangs(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", make_rows(100, 50))
+    run = start_sabotaged(HOLD_UP_ALL_ACTORS, "t.csv", cwd=tmp_path)
+    for word in ("booking", "closing"):
+        assert run.read_line() == word
+        run.press_ctrl_c()
+    stopped = run.end()
+    assert (stopped.status, stopped.err) == (130, f"{STOPPED}\n")
+
+
+@pytest.mark.parametrize("phase", ["import", "transfer", "unfinished transfer"])
+def test_while_another_program_locks_the_store_ctrl_c_needs_no_patience(
+    tmp_path: Path, phase: str
+) -> None:
+    """What is counted are attempts to store something: each waits for the lock for a second."""
+    prepare(tmp_path / "b.sqlite")
+    write_csv(tmp_path / "t.csv", make_rows(600, 60))
+    arguments = ["t.csv"] if phase == "import" else ["transfer", "A", "B", "1", "--id", "t2"]
+    if phase == "unfinished transfer":
+        with open_bank(tmp_path / "b.sqlite") as bank:
+            bank.save(Transfer.of(Order("t1", "A", "B", D("40.00"), DAY)))
+    with closing(sqlite3.connect(tmp_path / "b.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        run = start_sabotaged(SAY_EACH_ATTEMPT, *arguments, "--db", "b.sqlite", cwd=tmp_path)
+        assert run.read_line() == "attempt"
+        run.press_ctrl_c()
+        stopped = run.end()
+    assert (stopped.status, stopped.err) == (130, f"{STOPPED}\n")
+    assert stopped.out.count("attempt") <= 2
+
+
+SAY_EACH_ATTEMPT = """
+import eventsourcing.application as library
+save = library.Application.save
+def say_and_save(self, *objs, **kwargs):
+    print("attempt", flush=True)
+    return save(self, *objs, **kwargs)
+library.Application.save = say_and_save
+"""
+
+
+def test_a_transfer_that_was_stopped_says_under_which_id_it_goes_on(tmp_path: Path) -> None:
+    prepare(tmp_path / "b.sqlite")
+    order = ("transfer", "A", "B", "40.00", "--db", "b.sqlite")
+    run = start_sabotaged(HOLD_UP_ALL_ACTORS, *order, cwd=tmp_path)
+    for word in ("booking", "closing"):
+        assert run.read_line() == word
+        run.press_ctrl_c()
+    stopped = run.end()
+    assert stopped.status == 130
+    again = stopped.err.split("run the same command with ")[1].removesuffix(" to go on\n").split()
+    for _ in range(2):
+        assert run_bank(*order, *again, cwd=tmp_path).status == 0
+    assert stored_balances(tmp_path / "b.sqlite") == {"A": D("60.00"), "B": D("40.00"), "C": D(0)}
+
+
+def test_ctrl_c_while_the_program_is_still_being_loaded_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "rich.py").write_text("print('loading', flush=True)\nopen('pipe').read()\n")
+    run = Running("-m", "examples.bank", cwd=tmp_path)
+    assert run.read_line() == "loading"
+    run.press_ctrl_c()
+    stopped = run.end()
+    assert (stopped.status, stopped.err) == (130, f"{STOPPED}\n")
+
+
+def test_an_import_finishes_transfers_before_it_books(tmp_path: Path) -> None:
+    prepare(tmp_path / "b.sqlite")
+    with open_bank(tmp_path / "b.sqlite") as bank:
+        bank.save(Transfer.of(Order("t1", "A", "B", D("40.00"), DAY)))
+    write_csv(tmp_path / "t.csv", [("2", "A", "2024-02-29", "-100.00")])
+    done = run_bank("t.csv", "--db", "b.sqlite", cwd=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("An unfinished transfer was found and is now completed: t1, 40.00")
+    assert stored_balances(tmp_path / "b.sqlite") == {"A": D("-40.00"), "B": D("40.00"), "C": D(0)}
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -204,17 +327,7 @@ def test_killed_before_or_after_any_of_its_saves_a_transfer_ends_whole(
 def test_a_transfer_that_was_killed_is_the_same_when_it_is_ordered_again(tmp_path: Path) -> None:
     prepare(tmp_path / "b.sqlite")
     killed = start_sabotaged(
-        """
-import os, signal, eventsourcing.application as library
-save, saves = library.Application.save, []
-def save_twice(self, *objs, **kwargs):
-    result = save(self, *objs, **kwargs)
-    saves.append(1)
-    if len(saves) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-library.Application.save = save_twice
-""",
+        KILL_AFTER_SAVES.format(2),
         *("transfer", "A", "B", "40.00", "--db", "b.sqlite", "--id", "t1"),
         cwd=tmp_path,
     ).end()

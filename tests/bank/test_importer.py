@@ -15,9 +15,11 @@ from examples.bank.actors import AccountActor
 from examples.bank.application import Bank
 from examples.bank.audit import balances_in, disagreements
 from examples.bank.importer import Importer, Tally
+from examples.bank.interrupt import Stopped
 from examples.bank.problems import Failed
 from examples.bank.store import find_store
 from examples.bank.transactions import BadRow, open_transactions
+from examples.bank.waiting import never
 from pykka_registry import AggregateRegistry
 from tests.bank.support import Columns, make_rows, open_bank, stored_balances, sums, write_csv
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from eventsourcing.persistence import Recording
 
     from examples.bank.actors import Statement
-    from examples.bank.domain import Transaction
+    from examples.bank.domain import Account, Transaction
 
 ROWS = make_rows(600, 40)
 
@@ -88,7 +90,7 @@ def import_rows(
     bank_class: type[Bank] = Bank,
     actor_class: type[AccountActor] = AccountActor,
     max_live: int = 5,
-    wants_to_stop: Callable[[], bool] = lambda: False,
+    wants_to_stop: Callable[[], bool] = never,
     on_progress: Callable[[Tally], None] = lambda _tally: None,
 ) -> Tally:
     path = write_csv(folder / "t.csv", rows)
@@ -268,6 +270,63 @@ def test_once_stopped_rows_that_wait_for_their_turn_are_not_booked(tmp_path: Pat
     assert (done.already_booked, done.rows) == (3 * module.BATCH, 2000)
 
 
+def test_while_an_account_is_held_up_it_looks_often_if_it_shall_stop(tmp_path: Path) -> None:
+    held = threading.Event()
+    looked_often = threading.Event()
+    looks = 0
+
+    class HeldAccount(AccountActor):
+        def book(self, *transactions: Transaction) -> Statement:
+            held.set()
+            assert looked_often.wait(20)
+            return super().book(*transactions)
+
+    def look() -> bool:
+        nonlocal looks
+        looks += held.is_set()
+        if looks == 20:
+            looked_often.set()
+        return looked_often.is_set()
+
+    import_rows(tmp_path, make_rows(1, 1), actor_class=HeldAccount, wants_to_stop=look)
+    assert looks == 20
+
+
+def test_an_actor_that_cannot_start_ends_it_with_all_actors_ended(
+    tmp_path: Path, referee: Referee
+) -> None:
+    class LateAccount(WatchedAccount):
+        def on_start(self) -> None:
+            if self.referee.activations > 20:
+                message = "can't start new thread"
+                raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError):
+        import_rows(tmp_path, ROWS, actor_class=LateAccount)
+    assert referee.most_per_account == 1
+    done = import_rows(tmp_path, ROWS)
+    assert 0 < done.already_booked < 600
+    assert stored_balances(tmp_path / "bank.sqlite") == sums(ROWS)
+
+
+def test_the_audit_stops_between_two_accounts(tmp_path: Path) -> None:
+    import_rows(tmp_path, ROWS)
+    read: list[str] = []
+
+    class WatchedBank(Bank):
+        def account(self, account_id: str, version: int | None = None) -> Account | None:
+            read.append(account_id)
+            return super().account(account_id, version)
+
+    bank = WatchedBank(env=find_store(str(tmp_path / "bank.sqlite"), create=False).settings)
+    try:
+        with pytest.raises(Stopped):
+            balances_in(bank, lambda: len(read) == 3)
+    finally:
+        bank.close()
+    assert len(read) == 3
+
+
 @pytest.mark.usefixtures("small_steps")
 def test_a_store_that_fails_half_way_ends_it_and_loses_nothing(tmp_path: Path) -> None:
     class FailingBank(Bank):
@@ -291,8 +350,7 @@ def test_a_store_that_fails_half_way_ends_it_and_loses_nothing(tmp_path: Path) -
 def test_the_audit_finds_an_account_that_is_not_what_its_actor_said(tmp_path: Path) -> None:
     tally = import_rows(tmp_path, ROWS)
     with open_bank(tmp_path / "bank.sqlite") as bank:
-        balances = balances_in(bank, lambda: False)
-        assert balances is not None
+        balances = balances_in(bank, never)
         assert balances == sums(ROWS)
         assert disagreements(bank, balances, tally.last_known) == []
         version, balance = tally.last_known["7"]
@@ -311,7 +369,6 @@ def test_an_answer_stays_right_when_another_process_books_more(tmp_path: Path) -
     tally = import_rows(tmp_path, ROWS)
     import_rows(tmp_path, make_rows(40, 40, first=1000))
     with open_bank(tmp_path / "bank.sqlite") as bank:
-        balances = balances_in(bank, lambda: False)
-        assert balances is not None
+        balances = balances_in(bank, never)
         assert balances != sums(ROWS)
         assert disagreements(bank, balances, tally.last_known) == []

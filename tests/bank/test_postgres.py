@@ -21,7 +21,7 @@ from tests.bank.support import (
     sums,
     write_csv,
 )
-from tests.bank.test_crashes import SAY_WHEN_BOOKING
+from tests.bank.test_crashes import KILL_AFTER_SAVES
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -67,10 +67,9 @@ def test_an_import_is_exact_and_a_second_one_books_nothing(
 
 def test_killed_in_the_middle_an_import_goes_on(db: str, tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", ROWS)
-    for _ in range(2):
-        run = start_sabotaged(SAY_WHEN_BOOKING, "t.csv", "--db", db, cwd=tmp_path)
-        assert run.read_line() == "booking"
-        run.kill_after(0)
+    for saves in (1, 30):
+        sabotage = KILL_AFTER_SAVES.format(saves)
+        run = start_sabotaged(sabotage, "t.csv", "--db", db, cwd=tmp_path)
         assert run.end().status == -signal.SIGKILL
     done = run_bank("t.csv", "--db", db, cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
@@ -113,6 +112,20 @@ def test_a_database_that_does_not_exist_is_unusable(
     err = capsys.readouterr().err
     assert "cannot be reached" in err
     assert err.count("\n") == 1
+
+
+def test_a_command_does_not_show_the_password(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = server.replace("postgres:@", "postgres:SECRET@")
+    assert url != server
+    write_csv(tmp_path / "t.csv", [("1", "A", "2024-02-29", "9.00")])
+    assert main(["t.csv", "--db", url]) == 0
+    assert main(["transfer", "A", "nope", "5", "--db", url]) == 1
+    out, err = capsys.readouterr()
+    assert "account 'nope' is unknown in PostgreSQL" in err
+    assert "SECRET" not in out + err
 
 
 def test_a_store_is_named_without_its_password(server: str) -> None:

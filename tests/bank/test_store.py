@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from examples.bank import store as module
+from examples.bank.interrupt import Stopped
 from examples.bank.problems import Failed, Unusable
 from examples.bank.store import find_store
 from tests.bank.support import access_by_mode, open_bank
@@ -55,7 +56,17 @@ def test_a_name_that_looks_like_an_address_is_a_file_name(tmp_path: Path) -> Non
             "postgresql://u:secret@localhost:1/bank",
             "PostgreSQL localhost:1/bank: cannot be reached",
         ),
-        ("postgresql://localhost:x/bank", "cannot be reached"),
+        ("postgresql://localhost:x/bank", "the PostgreSQL URL cannot be read"),
+        ("postgresql://u:secret@[", "the PostgreSQL URL cannot be read"),
+        ("postgresql://u:sec/secret@localhost/bank", "the PostgreSQL URL cannot be read"),
+        ("postgresql://u:sec@secret@localhost/bank", "the PostgreSQL URL cannot be read"),
+        ("postgresql://u:secret", "the PostgreSQL URL cannot be read"),
+        ("postgresql+psycopg://u:secret@localhost/bank", "postgresql+psycopg://...: give the path"),
+        ("look-alike.sqlite", "is the database of another program"),
+        ("circle", "Too many levels of symbolic links"),
+        ("x" * 300, "File name too long"),
+        ("text.csv/x", "there is no folder"),
+        ("\udcff", "must be UTF-8"),
         ("postgresql://u:secret@localhost/bank?sslmode=require", "unsupported in the URL: sslmode"),
     ],
 )
@@ -67,14 +78,18 @@ def test_what_cannot_be_a_store_is_told_in_one_line(
     (tmp_path / "broken.sqlite").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     with closing(sqlite3.connect("other.sqlite")) as connection:
         connection.execute("CREATE TABLE theirs (x)")
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with closing(sqlite3.connect("look-alike.sqlite")) as connection:
+        connection.execute("CREATE TABLE stored_events (x)")
+    (tmp_path / "circle").symlink_to("circle")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(Unusable) as raised:
         find_store(target, create=True)
     message = str(raised.value)
     assert reason in message
     assert "\n" not in message
     assert "secret" not in message
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    after = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert after == before
 
 
 @pytest.mark.parametrize("read_only", ["b.sqlite", "."])
@@ -101,14 +116,29 @@ def test_a_store_that_stays_locked_is_told_after_our_patience(
 ) -> None:
     path = tmp_path / "bank.sqlite"
     monkeypatch.setattr(module, "_PATIENCE", 0.0)
-    monkeypatch.setattr(module, "_LOCK_TIMEOUT", 1)
     store = find_store(str(path), create=True)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(Failed, match="the store cannot be opened: database is locked"):
+        with pytest.raises(Failed, match="cannot be opened: another program keeps the store"):
             store.open()
         with pytest.raises(Failed, match="another program keeps the store locked"):
             find_store(str(path), create=True)
+
+
+def test_nobody_has_to_wait_for_a_store_that_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "bank.sqlite"
+    store = find_store(str(path), create=True)
+    asked: list[bool] = []
+
+    def after_one_attempt() -> bool:
+        asked.append(True)
+        return len(asked) > 1
+
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Stopped):
+            store.open(after_one_attempt)
+    assert len(asked) == 2
 
 
 def test_many_can_open_a_new_store_at_once(tmp_path: Path) -> None:

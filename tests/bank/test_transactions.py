@@ -107,8 +107,8 @@ def test_a_file_with_a_header_only_has_no_rows() -> None:
     assert read(HEADER) == read(HEADER.rstrip()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf", b"  \n" + HEADER])
-def test_a_file_without_a_header_is_unusable(content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_unusable(content: bytes) -> None:
     with pytest.raises(Unusable, match=r"f\.csv: the file is empty; its first line must be trans"):
         read(content)
 
@@ -118,7 +118,7 @@ def test_a_file_without_a_header_is_unusable(content: bytes) -> None:
     [
         *[GOOD, b"a,b\n", HEADER.replace(b",", b";"), HEADER.upper(), b"\xff\xfe" + HEADER],
         *[b'"' + HEADER, HEADER.replace(b"\n", b",note\n"), b"\0\0\n", b"x" * 100_000],
-        HEADER.replace(b"\n", b"\r"),
+        *[HEADER.replace(b"\n", b"\r"), b"\n" + HEADER, b"  \n" + HEADER],
     ],
 )
 def test_a_file_with_another_header_is_unusable(content: bytes) -> None:
@@ -155,3 +155,28 @@ def test_a_missing_file_and_a_folder_are_unusable(tmp_path: Path) -> None:
         pass
     with pytest.raises(Unusable, match="is a folder"), open_transactions(str(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("f.csv/x", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("circle", "Too many levels of symbolic links"),
+        ("/proc/self/mem", "Input/output error"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_unusable(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "f.csv").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    with (
+        pytest.raises(Unusable, match=f"the file cannot be read: {reason}"),
+        open_transactions(str(tmp_path / name)),
+    ):
+        pass
+
+
+def test_an_error_of_the_reader_is_not_one_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_bytes(HEADER)
+    with pytest.raises(PermissionError), open_transactions(str(tmp_path / "f.csv")):
+        raise PermissionError
