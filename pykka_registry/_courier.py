@@ -51,6 +51,7 @@ class Courier:
         self._inbox = Inbox()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._ended = False
 
     def post(self, event: Registered | Terminated, listeners: tuple[Ref, ...]) -> None:
         """Have the event told, after those before it; neither blocks nor runs user code."""
@@ -61,7 +62,7 @@ class Courier:
     def start(self) -> None:
         """Begin to tell, if that has not begun."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None and not self._ended:
                 thread = threading.Thread(
                     target=self._run, name=f"{self._name}-courier", daemon=True
                 )
@@ -70,15 +71,13 @@ class Courier:
 
     def finish(self, timeout: float) -> bool:
         """Tell what has been posted, for so many seconds at most; false if a listener blocks."""
-        self._inbox.end(_ended)
+        self._inbox.end(_refuse)
         with self._lock:
+            self._ended = True
             thread = self._thread
         if thread is None:
             return True
-        with contextlib.suppress(
-            RuntimeError
-        ):  # another thread is about to start it: it has nothing to tell
-            thread.join(timeout)
+        thread.join(min(timeout, threading.TIMEOUT_MAX))
         return not thread.is_alive()
 
     def _run(self) -> None:
@@ -101,5 +100,5 @@ class Courier:
                     )
 
 
-def _ended() -> pykka.ActorDeadError:
+def _refuse() -> pykka.ActorDeadError:
     return pykka.ActorDeadError("the registry has stopped")

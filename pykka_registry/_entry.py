@@ -63,6 +63,8 @@ class Incarnation(_waits.Runs):
     blueprint: Blueprint
     begun: bool = False
     """Its thread has taken over; until then whoever launches it may abort it."""
+    ending: bool = False
+    """Its stop flag is about to be set, so it becomes active no more."""
     runner: int | None = None
     """The thread that runs its code; see `_waits`."""
 

@@ -45,18 +45,19 @@ class Future(pykka.Future[T]):
 
     `_lock` guards every field but the first two. `target` and `_sender` are set before anybody
     waits; the table moves the target of a start request on to the successor, before that one runs.
-    `_done` turns true last and stays so; it may be read without the lock. No hook runs under
-    `_lock`.
+    `_done` turns true last and stays so, and `_hook_result` is set by the one run that succeeds;
+    they may be read without the lock. No hook runs under `_lock`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.target: _waits.Waited | None = None
         """What has to run for there to be a result."""
-        self._sender: int | None = None
+        self._sender: object = None
         """The thread that sent the message that this is the reply to."""
         self._lock = threading.Lock()
         self._hook_run: _HookRun | None = None
+        self._hook_result: tuple[Any] | None = None
         self._waiters: list[threading.Lock] = []
         self._begun = False
         self._done = False
@@ -66,7 +67,7 @@ class Future(pykka.Future[T]):
     def sent_to(self, target: _waits.Waited | None) -> None:
         """Note that the calling thread sends a message to `target`, whose reply this is."""
         self.target = target
-        self._sender = threading.get_ident()
+        self._sender = _waits.this_thread()
 
     def done(self) -> bool:
         """Tell whether there is a value, an exception or a get hook, so that nobody need wait."""
@@ -90,7 +91,7 @@ class Future(pykka.Future[T]):
                 with _waits.blocked_on(self):
                     self._wait(deadline, timeout)
             except WaitCycle as error:
-                if self._sender == threading.get_ident():
+                if self._sender is _waits.this_thread():
                     self.withdraw(error)
                 raise
         if self._get_hook is not None:
@@ -110,26 +111,30 @@ class Future(pykka.Future[T]):
     def _run_hook(self, deadline: float | None, timeout: float | None) -> Any:
         """Run the get hook, or wait for the run of whoever came first and take its result."""
         seconds = timeout
-        while True:
-            with self._lock:
-                first = self._hook_run
-                mine = None
+        while self._hook_result is None:
+            mine = _HookRun()
+            try:
+                with self._lock:
+                    first = self._hook_run
+                    if first is None:
+                        self._hook_run = mine
                 if first is None:
-                    mine = self._hook_run = _HookRun()
-            if mine is not None:
-                try:
                     with _waits.running(mine):
-                        return super().get(timeout=seconds)
-                finally:
-                    with self._lock:
+                        self._hook_result = (super().get(timeout=seconds),)
+                    break
+            finally:
+                with self._lock:
+                    if self._hook_run is mine:
                         self._hook_run = None
-                    mine.over.set()
-            assert first is not None
+                mine.over.set()
+                mine.over.target = None
             try:
                 first.over.get(timeout=seconds)
             except pykka.Timeout:
-                raise pykka.Timeout(f"{timeout} seconds") from None
+                if self._hook_result is None:
+                    raise pykka.Timeout(f"{timeout} seconds") from None
             seconds = None if deadline is None else _seconds_left(deadline)
+        return self._hook_result[0]
 
     def set(self, value: T | None = None) -> None:
         """Set the value and wake all who wait for it.

@@ -91,10 +91,11 @@ class Life:
         except BaseException as error:  # noqa: BLE001
             pykka.ActorRegistry.unregister(actor.actor_ref)
             return self._fail_start(error)
-        if self.stopped.is_set():
+        table = incarnation.entry.table
+        if not table.activated(incarnation, actor.actor_ref):
             pykka.ActorRegistry.unregister(actor.actor_ref)
             return EndReason.START_FAILED
-        if not incarnation.entry.table.activated(incarnation, actor.actor_ref):
+        if table.refusal is not None:
             # Not actor.stop(), which the user's class may have put to a use of its own.
             actor.actor_ref.stop(block=False)
         return self._serve(actor)
@@ -133,7 +134,8 @@ class Life:
         """Handle one message after the other, as Pykka's loop does."""
         while not self.stopped.is_set():
             envelope = self.inbox.get()
-            if envelope is None:
+            if envelope is None:  # somebody outside has set the flag
+                pykka.ActorRegistry.unregister(actor.actor_ref)
                 break
             if isinstance(envelope.reply_to, Future) and not envelope.reply_to.begin():
                 continue  # whoever asked has been told that it will not be handled

@@ -232,6 +232,7 @@ class AggregateRegistry(pykka.ThreadingActor):
             raise
 
     def _actor_loop_setup(self) -> None:
+        self._table.thread = threading.current_thread()
         try:
             self.on_start()
         except BaseException as error:  # noqa: BLE001  # as an aggregate's, it fails the start only
@@ -323,6 +324,17 @@ class AggregateRegistry(pykka.ThreadingActor):
         """End: whoever has not ended by now is abandoned."""
         self._finished = True
         abandoned = self._table.abandon()
+        try:
+            self._end(abandoned)
+        finally:
+            if not self._stops_all:
+                self._table.leave()
+            for envelope in self._stoppers:
+                answer(envelope, abandoned if isinstance(envelope.message, Drain) else None)
+            self._table.finished.set(abandoned)
+
+    def _end(self, abandoned: list[Hashable]) -> None:
+        """Refuse every message, tell the last events, and run the last hook."""
         pykka.ActorRegistry.unregister(self.actor_ref)
         self.actor_stopped.set()
         for envelope in self._inbox.close(self._dead):
@@ -336,10 +348,6 @@ class AggregateRegistry(pykka.ThreadingActor):
             self.on_stop()
         except BaseException as error:  # noqa: BLE001  # the end must be seen to the end
             log(logging.ERROR, "registry %r raised in on_stop", self._table.name, error=error)
-        if not self._stops_all:
-            self._table.leave()
-        for envelope in self._stoppers:
-            answer(envelope, abandoned if isinstance(envelope.message, Drain) else None)
         if abandoned:
             what = "registry %r abandons %d aggregates that did not end in time: %s"
             keys = ", ".join(map(name, abandoned))

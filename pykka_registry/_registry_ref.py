@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, cast, overload
 
@@ -234,7 +235,8 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
     def subscribe(self, listener: Ref) -> None:
         """Send `Registered` and `Terminated` to `listener` from now on, in the order of events.
 
-        They are sent with `tell`, by a thread that does nothing else. A listener that has died is
+        They are sent with `tell`, by a thread that does nothing else: a listener whose inbox is
+        bounded and full holds up the other listeners, and nobody else. One that has died is
         dropped.
 
         Raises:
@@ -290,16 +292,21 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Raises:
             pykka.Timeout: After `timeout` seconds.
+            WaitCycle: If one of the aggregates waits for the aggregate that calls. The shutdown
+                goes on.
 
         """
         check_timeout(timeout)
         self._table.check_process()
+        deadline = None if timeout is None else time.monotonic() + timeout
         future = super().stop(block=False)
         if not block:
             return future
         if self._table.runs_here():
             return True
         stopped = future.get(timeout=timeout)
+        seconds_left = None if deadline is None else deadline - time.monotonic()
+        self._table.finished.get(timeout=seconds_left)  # it may have been at its end already
         self._table.join()
         return stopped
 
@@ -321,11 +328,12 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         try:
             abandoned = future.get()
         except pykka.ActorDeadError:
+            self._table.finished.get()
             abandoned = self._table.abandoned()
         except WaitCycle:
             # One of the aggregates waits for the one that calls. Its time will run out, so this
             # wait ends, and says of nobody that it waits for them.
-            abandoned = super().ask(Drain(timeout), block=False).get()
+            abandoned = self._table.finished.get()
         self._table.join()
         return abandoned
 

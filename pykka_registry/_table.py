@@ -44,6 +44,7 @@ from pykka_registry._exceptions import (
     RegistryStopped,
     Undeliverable,
 )
+from pykka_registry._future import Future
 from pykka_registry._log import name
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class Table:
         self._listeners: tuple[Ref, ...] = ()
         self._last_number = 0
         self._quarantined = 0
+        self.finished: Future[list[Hashable]] = Future()
+        """The keys that were abandoned, once the registry has ended."""
+        self.thread: threading.Thread | None = None
+        """The registry's thread. Written by itself, at its beginning."""
         self.refusal: str | None = None
         """Why nothing new is taken, once that is so."""
         self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -184,23 +189,25 @@ class Table:
             return incarnation.begun
 
     def activated(self, incarnation: Incarnation, ref: Ref) -> bool:
-        """Let everybody find the actor, and answer who waited; false if the registry stops."""
+        """Let everybody find the actor, and answer who waited; false if it is ending already."""
         entry = incarnation.entry
         with self._lock:
+            if incarnation.ending:
+                return False
             entry.ref = ref
             if entry.state is State.STARTING:
                 self._move(entry, State.ACTIVE)
                 self._publish(Registered(entry.key, incarnation.number, ref))
             requests, entry.requests = entry.requests, []
-            goes_on = self.refusal is None
         for request in requests:
             request.future.set(ref)
-        return goes_on
+        return True
 
     def stopping(self, incarnation: Incarnation) -> None:
         """Let nobody find the actor any longer; comes before its stop flag is set."""
         entry = incarnation.entry
         with self._lock:
+            incarnation.ending = True
             if entry.incarnation is incarnation and entry.state is State.ACTIVE:
                 self._move(entry, State.STOPPING)
 
@@ -305,8 +312,8 @@ class Table:
     def close(self, refusal: str) -> list[Ref]:
         """Take nothing new from now on; return the refs of the aggregates to stop.
 
-        Those that are starting learn it from `activated`. When the last has gone, `Drained` is
-        posted.
+        Those that are starting look for themselves once they are active. When the last entry has
+        gone `on_drained` is called.
         """
         with self._lock:
             self.refusal = refusal
@@ -359,8 +366,8 @@ class Table:
             raise RegistryStopped(_FORKED)
 
     def runs_here(self) -> bool:
-        """Tell whether the calling thread runs one of this table's aggregates."""
-        return any(
+        """Tell whether the calling thread is the registry's or runs one of its aggregates."""
+        return threading.current_thread() is self.thread or any(
             isinstance(runs, Incarnation) and runs.entry.table is self
             for runs in _waits.runs_here()
         )
@@ -463,9 +470,10 @@ class Table:
         with self._lock:
             if entry.incarnation is incarnation and not incarnation.begun:
                 if self._entries.get(entry.key) is entry:
-                    self._publish(
-                        Terminated(entry.key, incarnation.number, EndReason.START_FAILED, error)
-                    )
+                    if entry.state is not State.QUARANTINED:
+                        self._publish(
+                            Terminated(entry.key, incarnation.number, EndReason.START_FAILED, error)
+                        )
                     self._remove(entry)
                 entry.incarnation = None
                 requests, entry.requests = entry.requests, []

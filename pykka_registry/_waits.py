@@ -22,14 +22,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pykka_registry._exceptions import WaitCycle
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable, Sequence
 
-__all__ = ["Runs", "Wait", "Waited", "blocked_on", "forget_after_fork", "running", "runs_here"]
+__all__ = [
+    "Runs",
+    "Wait",
+    "Waited",
+    "blocked_on",
+    "forget_after_fork",
+    "running",
+    "runs_here",
+    "this_thread",
+]
 
 
 class Waited(Protocol):
@@ -67,6 +76,7 @@ class Wait(Protocol):
 class _Mine(threading.local):
     def __init__(self) -> None:
         self.running: list[Runs] = []
+        self.token = object()
 
 
 _mine = _Mine()
@@ -91,6 +101,11 @@ def runs_here() -> list[Runs]:
     return _mine.running
 
 
+def this_thread() -> object:
+    """Return what stands for the calling thread: idents are used again, this is not."""
+    return _mine.token
+
+
 @contextlib.contextmanager
 def blocked_on(wait: Wait) -> Generator[None]:
     """Publish that the calling thread is about to block on `wait`, for as long as the body runs.
@@ -104,7 +119,7 @@ def blocked_on(wait: Wait) -> Generator[None]:
         return
     me = threading.get_ident()
     with _lock:
-        cycle = _cycle(wait, me, set())
+        cycle = _cycle(wait, me)
         if cycle is None:
             _blocked[me] = wait
     if cycle is not None:
@@ -116,19 +131,40 @@ def blocked_on(wait: Wait) -> Generator[None]:
             _blocked.pop(me, None)
 
 
-def _cycle(wait: Wait | None, me: int, seen: set[int]) -> list[Hashable] | None:
+def _cycle(wait: Wait, me: int) -> list[Hashable] | None:
     """Return the keys on the way if the waits lead from `wait` back to `me`. Needs the lock."""
-    if wait is None or wait.done() or wait.target is None:
-        return None
-    for runner in wait.target.runners():
-        if runner == me:
-            return [*wait.target.key_of()]
-        if runner not in seen:
-            seen.add(runner)
-            rest = _cycle(_blocked.get(runner), me, seen)
-            if rest is not None:
-                return [*wait.target.key_of(), *rest]
+    todo: list[tuple[Wait, _Way | None]] = [(wait, None)]
+    seen: set[int] = set()
+    while todo:
+        wait, way = todo.pop()
+        target = wait.target
+        if target is None or wait.done():
+            continue
+        way = _Way(target, way)
+        for runner in target.runners():
+            if runner == me:
+                return way.keys()
+            if runner not in seen:
+                seen.add(runner)
+                if runner in _blocked:
+                    todo.append((_blocked[runner], way))
     return None
+
+
+class _Way(NamedTuple):
+    """The last step of a way along the waits, and the way that leads to it."""
+
+    target: Waited
+    before: _Way | None
+
+    def keys(self) -> list[Hashable]:
+        """Return the keys along the way, from its beginning."""
+        way: _Way | None = self
+        keys: list[Hashable] = []
+        while way is not None:
+            keys[:0] = way.target.key_of()
+            way = way.before
+        return keys
 
 
 def forget_after_fork() -> None:
