@@ -111,7 +111,10 @@ class Future(pykka.Future[T]):
     def _run_hook(self, deadline: float | None, timeout: float | None) -> Any:
         """Run the get hook, or wait for the run of whoever came first and take its result."""
         seconds = timeout
+        timed_out = False
         while self._hook_result is None:
+            if timed_out:
+                raise pykka.Timeout(f"{timeout} seconds")
             mine = _HookRun()
             try:
                 with self._lock:
@@ -131,8 +134,7 @@ class Future(pykka.Future[T]):
             try:
                 first.over.get(timeout=seconds)
             except pykka.Timeout:
-                if self._hook_result is None:
-                    raise pykka.Timeout(f"{timeout} seconds") from None
+                timed_out = True
             seconds = None if deadline is None else _seconds_left(deadline)
         return self._hook_result[0]
 

@@ -151,14 +151,16 @@ class Life:
                 if is_stop(envelope.message):  # it came from on_stop, so that has run
                     self.stops.append(envelope)
                     self._log_failed_hook(error)
-                    break
+                    return EndReason.STOPPED
                 self._exit(actor, error, envelope)
                 return EndReason.FAILED
             else:
                 if is_stop(envelope.message):
                     self.stops.append(envelope)
-                else:
-                    answer(envelope, reply)
+                    return EndReason.STOPPED
+                answer(envelope, reply)
+        # Somebody has set the flag, which Pykka's own stop does only after this:
+        pykka.ActorRegistry.unregister(actor.actor_ref)
         return EndReason.STOPPED
 
     def _fail_start(self, error: BaseException) -> EndReason:

@@ -261,7 +261,7 @@ GUARDS = [
     Guard(
         "only who has sent a message takes it back",
         "_future.py",
-        "                if self._sender == threading.get_ident():\n",
+        "                if self._sender is _waits.this_thread():\n",
         "                if True:\n",
         "tests/test_waits.py -k somebody_else",
     ),
@@ -271,6 +271,20 @@ GUARDS = [
         '            cast("Future[Any]", future).target = self._table\n',
         "            pass\n",
         "tests/test_waits.py -k shutdown",
+    ),
+    Guard(
+        "what is ending becomes active no more",
+        "_table.py",
+        "            if incarnation.ending:\n",
+        "            if False:\n",
+        "tests/test_aggregate.py -k as_on_start_ends",
+    ),
+    Guard(
+        "who comes to a shutdown late waits for its end",
+        "_registry_ref.py",
+        "        self._table.finished.get(timeout=seconds_left)",
+        "        _ = (seconds_left)",
+        "tests/test_shutdown.py -k comes_to_a_shutdown_late",
     ),
     Guard(
         "a log line comes after what it tells of",

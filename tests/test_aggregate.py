@@ -459,7 +459,39 @@ def test_a_stop_flag_that_somebody_sets_from_outside_ends_the_aggregate(
     ref.actor_stopped.set()
     ref.actor_stopped.set()
     ends.expect(Registered("a", 1, ref), Terminated("a", 1, EndReason.STOPPED))
-    pykka.ActorRegistry.unregister(ref)
+    assert ref not in pykka.ActorRegistry.get_all()
+
+
+def test_a_handler_that_sets_the_stop_flag_ends_the_aggregate(
+    counters: RegistryRef[Counting],
+) -> None:
+    ref = counters.get_or_start("a")
+    later = ref.proxy().run(ref.actor_stopped.set)
+    assert later.get() is None
+    assert counters.get("a") is None
+    again = counters.start_new("a")
+    assert pykka.ActorRegistry.get_by_class(Counting) == [again]
+
+
+def test_a_stop_flag_that_somebody_sets_as_on_start_ends_leaves_no_stale_row(
+    counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activated = counters._table.activated
+
+    def set_first(incarnation: Any, ref: pykka.ActorRef[Any]) -> bool:
+        setter = threading.Thread(target=ref.actor_stopped.set)
+        setter.start()
+        setter.join()
+        return activated(incarnation, ref)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counters._table, "activated", set_first)
+        with pytest.raises(Undeliverable):
+            counters.get_or_start("a")
+    assert "a" not in counters
+    assert counters._table._entries == {}
+    assert pykka.ActorRegistry.get_by_class(Counting) == []
+    assert counters.get_or_start("a").is_alive()
 
 
 def test_a_stop_flag_set_in_on_start_makes_the_start_fail(
@@ -468,7 +500,6 @@ def test_a_stop_flag_set_in_on_start_makes_the_start_fail(
     class Suicidal(AggregateMixin, pykka.ThreadingActor):
         def on_start(self) -> None:
             self.actor_stopped.set()
-            pykka.ActorRegistry.unregister(self.actor_ref)
 
     with AggregateRegistry.start(Suicidal) as registry:
         registry.subscribe(listener)
@@ -525,6 +556,36 @@ def test_a_successor_whose_thread_cannot_start_fails_its_waiters_and_frees_the_k
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 future.get()
         assert registry.get_or_start("a").is_alive()
+
+
+def test_a_launch_that_fails_after_its_key_was_abandoned_has_one_end(
+    listener: pykka.ActorRef[Listener],
+) -> None:
+    launched = Gate()
+
+    def failing(incarnation: Any) -> None:
+        launched.pass_through()
+        raise RuntimeError("can't start new thread")
+
+    registry = AggregateRegistry.start(Counting)
+    registry.subscribe(listener)
+    registry._table._launch = failing  # type: ignore[method-assign]
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            registry.get_or_start("a")
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = start_thread(start)
+    launched.wait_until_reached()
+    assert registry.drain(timeout=0) == ["a"]
+    launched.open()
+    join(thread)
+    assert len(errors) == 1
+    assert registry._table._entries == {}
+    assert listener.proxy().told.get() == [Terminated("a", 1, EndReason.ABANDONED)]
 
 
 def test_a_registry_whose_thread_cannot_start_leaves_nothing(

@@ -140,6 +140,33 @@ def test_who_comes_second_to_a_hook_that_fails_runs_it_with_the_seconds_that_are
     assert 0 < timeouts[1] < PATIENCE
 
 
+def test_a_hook_that_has_its_result_keeps_nobody_waiting() -> None:
+    future: Future[Any] = Future()
+    future.set_get_hook(str)
+    assert future.get() == "None"
+
+    def poll() -> list[Any]:
+        return [future.get(timeout=0) for _ in range(2_000)]
+
+    with tiny_switch_interval():
+        assert in_threads([poll] * 4) == [["None"] * 2_000] * 4
+
+
+def test_a_hook_that_is_interrupted_can_run_again() -> None:
+    raises: list[BaseException] = [KeyboardInterrupt()]
+
+    def hook(timeout: float | None) -> str:
+        if raises:
+            raise raises.pop()
+        return "result"
+
+    future: Future[Any] = Future()
+    future.set_get_hook(hook)
+    with pytest.raises(KeyboardInterrupt):
+        future.get()
+    assert future.get(timeout=0) == "result"
+
+
 def test_who_waits_for_anothers_hook_gives_up_in_time() -> None:
     gate = Gate()
     future: Future[Any] = Future()

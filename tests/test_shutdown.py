@@ -261,6 +261,57 @@ def test_a_drain_may_be_made_shorter_but_not_longer() -> None:
     wait_for(ref.actor_stopped)
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e10])
+def test_a_shutdown_may_have_all_the_time_there_is(
+    seconds: float, listener: pykka.ActorRef[Listener]
+) -> None:
+    registry = AggregateRegistry.start(Counting, drain_timeout=seconds)
+    registry.subscribe(listener)
+    registry.get_or_start("a")
+    assert registry.drain(timeout=seconds) == []
+    assert not registry.is_alive()
+
+
+@pytest.mark.parametrize("call", ["stop", "drain"])
+def test_who_comes_to_a_shutdown_late_waits_for_its_end(call: str) -> None:
+    """The registry is dead to Pykka by then, and its `on_stop` still runs."""
+    gate = Gate()
+
+    class SlowToStop(AggregateRegistry):
+        def on_stop(self) -> None:
+            gate.pass_through()
+
+    registry = SlowToStop.start(Counting)
+    first = start_thread(registry.stop)
+    gate.wait_until_reached()
+    assert not registry.is_alive()
+    finished: list[bool] = []
+
+    def come_late() -> None:
+        getattr(registry, call)()
+        finished.append(registry._table.finished.done())
+
+    late = start_thread(come_late)
+    with pytest.raises(pykka.Timeout):
+        registry.stop(timeout=0.01)
+    gate.open()
+    join(late)
+    join(first)
+    assert finished == [True]
+
+
+def test_a_registry_may_stop_itself_in_its_own_thread() -> None:
+    class Own(AggregateRegistry):
+        def on_stop(self) -> None:
+            results.append(self.actor_ref.stop())
+            results.append(self.actor_ref.drain())
+
+    results: list[Any] = []
+    registry = Own.start(Counting)
+    registry.stop()
+    assert results == [True, []]
+
+
 def test_drains_at_once_all_return_the_same() -> None:
     gate = Gate()
     registry = AggregateRegistry.start(Stuck, args=("handler", gate))

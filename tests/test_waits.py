@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -451,6 +452,40 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
         assert len(_waits._blocked) == 2
     asleep.open()
     join(thread)
+
+
+def test_a_long_chain_of_waits_is_followed_to_its_end() -> None:
+    things = [Thing(f"thing {i}") for i in range(5_000)]
+    for i, thing in enumerate(things):
+        thing.runner = -i - 1
+    for thing, following in itertools.pairwise(things):
+        assert thing.runner is not None
+        _waits._blocked[thing.runner] = Waiting(following)
+    try:
+        with _waits.running(Thing("us")), _waits.blocked_on(Waiting(things[0])):
+            assert len(_waits._blocked) == 5_000
+        with (
+            _waits.running(things[-1]),
+            pytest.raises(WaitCycle) as raised,
+            _waits.blocked_on(Waiting(things[0])),
+        ):
+            raise AssertionError("this would wait for ever")
+        assert len(raised.value.keys) == 5_000
+    finally:
+        _waits._blocked.clear()
+
+
+def test_a_thread_is_not_taken_for_one_that_has_ended() -> None:
+    """Idents are used again, and the sender of a message may have ended long ago."""
+    senders: list[Any] = []
+    idents: list[int] = []
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: senders.append(_waits.this_thread()))
+        thread.start()
+        idents.append(thread.ident or 0)
+        join(thread)
+    assert len(set(map(id, senders))) == 20
+    assert len(set(idents)) < 20
 
 
 def test_ping_pong_at_full_speed_is_never_mistaken_for_a_cycle(
