@@ -42,7 +42,7 @@ class _Notice:
 class Courier:
     """One registry's way to its listeners.
 
-    `_thread` is written and read under `_lock`.
+    `_thread` and `_ended` are touched under `_lock` only.
     """
 
     def __init__(self, name: str, unsubscribe: Callable[[Ref], None]) -> None:
@@ -55,7 +55,7 @@ class Courier:
 
     def post(self, event: Registered | Terminated, listeners: tuple[Ref, ...]) -> None:
         """Have the event told, after those before it; neither blocks nor runs user code."""
-        # The registry may have ended: an abandoned aggregate comes to its end late.
+        # After the end nobody can tell it, and that must not fail whoever changes the table.
         with contextlib.suppress(pykka.ActorDeadError):
             self._inbox.put(cast("Envelope[Any]", _Notice(event, listeners)))
 

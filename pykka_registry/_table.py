@@ -5,10 +5,10 @@
     STOPPING ──ended──▶ absent, or STARTING if somebody waits for the key
     any of the three ──abandon──▶ QUARANTINED ──ended──▶ absent
 
-Who may touch what: every write to a table, an entry or an incarnation's `begun` happens under the
-table's lock. `active` is read without it: reading a `dict` is atomic, on a free-threaded build too,
-and a ref leaves `active` before its actor's stop flag is set, so a ref that is found there was
-alive when it was found.
+Who may touch what: every write to a table, an entry, or an incarnation's `begun` and `ending`
+happens under the table's lock, but for what is said to be set once. `active` is read without it:
+reading a `dict` is atomic, on a free-threaded build too, and a ref leaves `active` before its
+actor's stop flag is set, so a ref that is found there was alive when it was found.
 
 Under the lock only table fields change, events are put into the courier's inbox (whose lock is a
 leaf), and keys are hashed and compared. No constructor, hook, handler, listener or `__repr__` runs
