@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "check_aggregate_class",
     "check_arguments",
     "check_bases",
+    "check_callable",
+    "check_choice",
+    "check_count",
     "check_foreign",
     "check_is_ref",
     "check_is_tuple",
     "check_key",
+    "check_keywords",
+    "check_method",
+    "check_pair",
     "check_ref",
     "check_seconds",
     "check_startable",
     "check_timeout",
+    "class_attribute",
 ]
 
 # What a runtime is made of in Pykka: a class that overrides one of these brings a runtime of its
@@ -134,6 +142,72 @@ def check_seconds(seconds: object, what: str, *, least: float = float("-inf")) -
     if seconds < least:
         msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
         raise ValueError(msg)
+
+
+def check_callable(function: object, what: str) -> None:
+    """Raise `TypeError` if `function` cannot be called."""
+    if not callable(function):
+        msg = f"{what} must be callable, not {function!r}"
+        raise TypeError(msg)
+
+
+def check_choice(choice: object, what: str, choices: Sequence[object]) -> None:
+    """Raise `ValueError` if `choice` is none of the choices."""
+    if choice not in choices:
+        msg = f"{what} must be one of {', '.join(map(repr, choices))}, not {choice!r}"
+        raise ValueError(msg)
+
+
+def check_pair(pair: object, what: str, names: str) -> None:
+    """Raise `TypeError` if `pair` is no tuple of two."""
+    if not (isinstance(pair, tuple) and len(pair) == 2):  # pyright: ignore[reportUnknownArgumentType]  # noqa: PLR2004
+        msg = f"{what} must be a tuple, {names}, not {pair!r}"
+        raise TypeError(msg)
+
+
+def check_count(count: object, what: str, *, least: int) -> None:
+    """Raise `TypeError` or `ValueError` if `count` is no whole number, or less than `least`."""
+    if not isinstance(count, int) or isinstance(count, bool):
+        msg = f"{what} must be a whole number, not {count!r}"
+        raise TypeError(msg)
+    if count < least:
+        msg = f"{what} must be at least {least}, not {count}"
+        raise ValueError(msg)
+
+
+def check_keywords(keywords: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise `TypeError` for a keyword that is not known, with the one that was meant."""
+    for keyword in keywords:
+        if keyword not in known:
+            close = difflib.get_close_matches(keyword, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            msg = f"{where} has no keyword {keyword!r}: {hint}"
+            raise TypeError(msg)
+
+
+def class_attribute(cls: type[Any], name: str) -> Any:
+    """Return what instances of `cls` have from it by this name, or `None`."""
+    # Not getattr() alone, which finds what only the class itself has, from its metaclass.
+    return getattr(cls, name) if any(name in vars(base) for base in cls.__mro__) else None
+
+
+def check_method(method: object, cls: type[Any] | None) -> str:
+    """Return the name of `method`; raise `TypeError` if it is no method of `cls`.
+
+    What counts is the name: a subclass may override the method.
+    """
+    owner = "Account" if cls is None else cls.__name__
+    name = getattr(method, "__name__", None)
+    if isinstance(getattr(method, "__self__", None), pykka.Actor):
+        msg = f"{method!r} is bound to one actor: pass {owner}.{name}, from the class"
+        raise TypeError(msg)
+    if not callable(method) or not isinstance(name, str) or not name.isidentifier():
+        msg = f"{method!r} has no name to send: pass a method of the class, like {owner}.deposit"
+        raise TypeError(msg)
+    if cls is not None and not callable(class_attribute(cls, name)):
+        msg = f"{owner} has no method {name!r}: pass one of its own, like {owner}.deposit"
+        raise TypeError(msg)
+    return name
 
 
 def check_timeout(timeout: object) -> None:
