@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KeyAlreadyRegistered",
+    "Overloaded",
+    "OverloadedTimeout",
     "Quarantined",
     "RegistryError",
     "RegistryStopped",
@@ -50,21 +52,60 @@ class KeyAlreadyRegistered(RegistryError):  # noqa: N818  # named by the state, 
         )
 
 
-class Quarantined(RegistryError):  # noqa: N818
-    """The key is held by an abandoned incarnation: one whose thread did not end in time."""
+class Overloaded(RegistryError):  # noqa: N818
+    """The registry has more to do than it may; what was asked for was not begun, so try later.
+
+    If it was the caller's own timeout that ended the wait, it is a `pykka.Timeout`, too.
+    """
 
     key: Any
     """The key that was asked for."""
 
-    def __init__(self, key: Hashable) -> None:
-        super().__init__(key)
+    why: str
+    """What there is too much of, in words."""
+
+    def __init__(self, key: Hashable, why: str) -> None:
+        super().__init__(key, why)
         self.key = key
+        self.why = why
 
     def __str__(self) -> str:
-        return (
-            f"key {name(self.key)} is held by an incarnation that did not end in time; "
-            "the key is free again when that incarnation's thread ends"
-        )
+        return f"key {name(self.key)} cannot be activated now: {self.why}{_because(self)}"
+
+
+class OverloadedTimeout(Overloaded, pykka.Timeout):
+    """What `Overloaded` is when the caller's own timeout has ended the wait."""
+
+
+class Quarantined(RegistryError):  # noqa: N818
+    """The key is closed: its incarnations failed too often, or one did not end in time.
+
+    `__cause__` is the last failure.
+    """
+
+    key: Any
+    """The key that was asked for."""
+
+    is_abandoned: bool
+    """An incarnation that was abandoned holds the key: its thread still runs."""
+
+    def __init__(self, key: Hashable, *, is_abandoned: bool) -> None:
+        super().__init__(key, is_abandoned)
+        self.key = key
+        self.is_abandoned = is_abandoned
+
+    def __str__(self) -> str:
+        if self.is_abandoned:
+            why = (
+                "an incarnation that did not end in time still runs; "
+                "the key is free again when that incarnation's thread ends"
+            )
+        else:
+            why = (
+                "its incarnations failed too often; once the cause is mended, "
+                "registry.release(key) opens it"
+            )
+        return f"key {name(self.key)} is quarantined: {why}{_because(self)}"
 
 
 class RegistryStopped(RegistryError):  # noqa: N818
@@ -105,4 +146,9 @@ class Undeliverable(RegistryError, pykka.ActorDeadError):  # noqa: N818
         self.why = why
 
     def __str__(self) -> str:
-        return f"aggregate {name(self.key)} {self.why}"
+        return f"aggregate {name(self.key)} {self.why}{_because(self)}"
+
+
+def _because(error: RegistryError) -> str:
+    """Return the cause in words, for who prints the error and not its chain."""
+    return "" if error.__cause__ is None else f"; the cause: {name(error.__cause__)}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pykka
 
 from pykka_registry import _waits
-from pykka_registry._exceptions import WaitCycle
+from pykka_registry._exceptions import Overloaded, WaitCycle
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -43,16 +43,17 @@ class _HookRun(_waits.Runs):
 class Future(pykka.Future[T]):
     """All of Pykka's future, plus a target, so that a wait that could never end is refused.
 
-    `_lock` guards every field but the first two. `target` and `_sender` are set before anybody
-    waits; the table moves the target of a start request on to the successor, before that one runs.
-    `_done` turns true last and stays so, and `_hook_result` is set by the one run that succeeds;
-    they may be read without the lock. No hook runs under `_lock`.
+    `_lock` guards every field but the first three. Those are set before anybody waits. `_done`
+    turns true last and stays so, and `_hook_result` is set by the one run that succeeds; they may
+    be read without the lock. No hook runs under `_lock`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.target: _waits.Waited | None = None
         """What has to run for there to be a result."""
+        self.patience: float | None = None
+        """Seconds that `get` waits at most if it is not told."""
         self._sender: object = None
         """The thread that sent the message that this is the reply to."""
         self._lock = threading.Lock()
@@ -83,16 +84,21 @@ class Future(pykka.Future[T]):
             pykka.Timeout: After `timeout` seconds.
             WaitCycle: If the calling thread runs an aggregate that the answer depends on. If the
                 thread is the one that sent the message, the message will not be handled.
+            Overloaded: If the answer needs one more aggregate live than may be, and all that are
+                wait for such a place. As for the message, the same holds.
 
         """
+        if timeout is None:
+            timeout = self.patience
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self.done():
             try:
                 with _waits.blocked_on(self):
                     self._wait(deadline, timeout)
-            except WaitCycle as error:
-                if self._sender is _waits.this_thread():
-                    self.withdraw(error)
+            except (WaitCycle, Overloaded) as error:
+                if self._sender is _waits.this_thread() and self.withdraw(error):
+                    assert self.target is not None
+                    self.target.was_withdrawn()
                 raise
         if self._get_hook is not None:
             return self._run_hook(deadline, timeout)
@@ -183,6 +189,10 @@ class Future(pykka.Future[T]):
         Atomic with `begin`.
         """
         return self._resolve(None, (type(error), error, None), unless_begun=True)
+
+    def give(self, value: T) -> bool:
+        """Set the value; false if there is a result already."""
+        return self._resolve(value, None)
 
     def fail(self, error: BaseException) -> bool:
         """Set the exception `error` as it stands; false if there is a result already."""

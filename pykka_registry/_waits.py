@@ -5,6 +5,10 @@ bring about: a reply, the end of an activation, the end of a teardown. Those wai
 a graph; a cycle in it can never resolve itself, so the wait that would close one is refused with
 `WaitCycle`.
 
+One kind of target differs: an activation that waits for a place under the ceiling. It goes on as
+soon as any one of those who hold a place gives it up, so a wait for it is hopeless only if all of
+them wait, directly or not, for something hopeless. That is refused with `Overloaded`.
+
 Who may touch what:
 
 * `_blocked` is read and written only under `_lock`. Publishing an edge and looking for a cycle is
@@ -24,12 +28,13 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pykka_registry._exceptions import WaitCycle
+from pykka_registry._exceptions import Overloaded, WaitCycle
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable, Sequence
 
 __all__ = [
+    "NOBODY_YET",
     "Runs",
     "Wait",
     "Waited",
@@ -52,11 +57,33 @@ class Waited(Protocol):
         """Return the threads that bring it about; it waits for all of them."""
         ...
 
+    def holders(self) -> Sequence[int] | None:
+        """Return the threads any one of which can make way for it, if that is what it waits for.
+
+        `None` if it waits for no place; then `runners` counts.
+        """
+        ...
+
+    def was_withdrawn(self) -> None:
+        """Take note that somebody has withdrawn what was to wait for it."""
+        ...
+
+
+NOBODY_YET = 0
+"""Stands for a thread that has yet to begin, or is ending, and so waits for nothing."""
+
 
 class Runs:
     """Something that one thread at a time runs: it knows which."""
 
     runner: int | None = None
+
+    def holders(self) -> Sequence[int] | None:
+        """Return `None`: it waits for no place."""
+        return None
+
+    def was_withdrawn(self) -> None:
+        """Do nothing: it goes on all the same."""
 
     def runners(self) -> Sequence[int]:
         """Return the thread that runs it, if one does."""
@@ -112,6 +139,7 @@ def blocked_on(wait: Wait) -> Generator[None]:
 
     Raises:
         WaitCycle: if the wait could never end; the body has not run then.
+        Overloaded: if it could never end because all places are held by those who wait.
 
     """
     if not _mine.running or wait.target is None:
@@ -119,11 +147,18 @@ def blocked_on(wait: Wait) -> Generator[None]:
         return
     me = threading.get_ident()
     with _lock:
-        cycle = _cycle(wait, me)
-        if cycle is None:
+        cycle, places = _cycle(wait, me)
+        if cycle is None and places and _is_hopeless(wait, me):
+            crowd: Waited | None = places[0]
+        else:
+            crowd = None
+        if cycle is None and crowd is None:
             _blocked[me] = wait
     if cycle is not None:
         raise WaitCycle(cycle)
+    if crowd is not None:
+        (key,) = crowd.key_of()
+        raise Overloaded(key, "all places are held by aggregates that wait for such a place")
     try:
         yield
     finally:
@@ -131,24 +166,65 @@ def blocked_on(wait: Wait) -> Generator[None]:
             _blocked.pop(me, None)
 
 
-def _cycle(wait: Wait, me: int) -> list[Hashable] | None:
-    """Return the keys on the way if the waits lead from `wait` back to `me`. Needs the lock."""
+def _cycle(wait: Wait, me: int) -> tuple[list[Hashable] | None, list[Waited]]:
+    """Look where the waits lead from `wait`. Needs the lock.
+
+    Returns the keys on the way if they lead back to `me`, and the targets on the way that wait for
+    a place; what those wait for is not looked at.
+    """
     todo: list[tuple[Wait, _Way | None]] = [(wait, None)]
     seen: set[int] = set()
+    places: list[Waited] = []
     while todo:
         wait, way = todo.pop()
         target = wait.target
         if target is None or wait.done():
             continue
+        if target.holders() is not None:
+            places.append(target)
+            continue
         way = _Way(target, way)
         for runner in target.runners():
             if runner == me:
-                return way.keys()
+                return way.keys(), places
             if runner not in seen:
                 seen.add(runner)
                 if runner in _blocked:
                     todo.append((_blocked[runner], way))
-    return None
+    return None, places
+
+
+def _is_hopeless(wait: Wait, me: int) -> bool:
+    """Tell whether `wait`, by `me`, could never end. Needs the lock.
+
+    Collects who is on the way, begins with those who wait for nothing, and adds, for as long as
+    there are any, those whose waits can end because of the ones found so far.
+    """
+    needs: dict[int, tuple[Sequence[int], bool]] = {}
+    todo: list[tuple[int, Wait | None]] = [(me, wait)]
+    hopeful: set[int] = set()
+    while todo:
+        thread, its_wait = todo.pop()
+        if thread in needs or thread in hopeful:
+            continue
+        target = None if its_wait is None or its_wait.done() else its_wait.target
+        if target is None:
+            hopeful.add(thread)
+            continue
+        holders = target.holders()
+        needs[thread] = (target.runners(), False) if holders is None else (holders, True)
+        todo += [
+            (other, wait if other == me else _blocked.get(other)) for other in needs[thread][0]
+        ]
+    found = True
+    while found:
+        found = False
+        for thread, (others, one_will_do) in needs.items():
+            can_end = any if one_will_do else all
+            if thread not in hopeful and can_end(other in hopeful for other in others):
+                hopeful.add(thread)
+                found = True
+    return me not in hopeful
 
 
 class _Way(NamedTuple):
