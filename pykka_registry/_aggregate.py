@@ -11,6 +11,7 @@ from pykka_registry._checks import (
     check_arguments,
     check_bases,
     check_key,
+    check_seconds,
     check_startable,
     check_timeout,
 )
@@ -44,8 +45,10 @@ class AggregateMixin(pykka.Actor):
     differences:
 
     * The constructor runs in the actor's own thread, right before `on_start`.
-    * A message that is left over when the actor ends fails with `Undeliverable`, which is a
-      `pykka.ActorDeadError`, before `on_stop` or `on_failure` runs; left-over `tell`s are logged.
+    * A message that was sent through a plain ref and is left over when the actor ends fails with
+      `Undeliverable`, which is a `pykka.ActorDeadError`, before `on_stop` or `on_failure` runs; a
+      left-over `tell` is a dead letter. What was sent through an `AggregateRef` goes to the key's
+      next incarnation.
     * `ref.stop()` returns once the key is free.
     * An aggregate that would wait for itself, alone or through others, gets `WaitCycle`.
     * `SystemExit` and its like: in a handler the asker gets `Undeliverable`, and all actors are
@@ -97,7 +100,9 @@ class AggregateMixin(pykka.Actor):
 
         Raises:
             KeyAlreadyRegistered: If the key has a live actor, or one that is starting.
-            Quarantined: If an abandoned incarnation holds the key.
+            Overloaded: If there was no place for it under `max_live` within the registry's
+                `start_timeout`, or `timeout`.
+            Quarantined: If the key is quarantined.
             RegistryStopped: If the registry is stopping or has stopped.
             TypeError: If the key cannot be hashed, the class is not the registry's, or the
                 constructor does not take the arguments.
@@ -133,6 +138,28 @@ class AggregateMixin(pykka.Actor):
             check_arguments(cls, blueprint.args, blueprint.kwargs)
             blueprint = Blueprint(cls, blueprint.args, blueprint.kwargs)
         return table.obtain(StartRequest(key, blueprint, exclusive=True), timeout)
+
+    def passivate(self, after: float | None = 0) -> None:
+        """Retire once no message has come for `after` seconds, in place of the registry's `idle`.
+
+        The latest word holds, for this incarnation. With 0 it retires as soon as nothing waits.
+        Each message, through whichever ref, makes the time begin anew. It ends as by a stop: with
+        `on_stop`. The next message to its key activates a new incarnation.
+
+        Args:
+            after: Seconds; `None` for never.
+
+        Raises:
+            TypeError: If `after` is no number of seconds.
+            ValueError: If it is less than 0.
+
+        """
+        if after is not None:
+            check_seconds(after, "after", least=0)
+        table = self._pykka_registry_entry("registry").table
+        incarnation = self._pykka_registry_life.incarnation
+        assert incarnation is not None
+        table.passivate(incarnation, after)
 
     @property
     def key(self) -> Any:

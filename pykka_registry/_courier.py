@@ -1,8 +1,8 @@
 """Takes events to listeners, in a thread of its own: one that blocks holds up only listeners.
 
-`Courier.post` is called with the table's lock held, so it only puts. The thread is started by the
-first subscription and ended by the registry's shutdown. It is a daemon: a listener whose inbox is
-full for ever must not keep the interpreter from ending.
+`Courier.announce` is called with the table's lock held, so it only puts. The thread is started by
+the first subscription and ended by the registry's shutdown. It is a daemon: a listener whose inbox
+is full for ever must not keep the interpreter from ending.
 """
 
 from __future__ import annotations
@@ -19,41 +19,77 @@ from pykka_registry._inbox import Inbox
 from pykka_registry._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pykka._envelope import Envelope
 
-    from pykka_registry._events import Registered, Terminated
+    from pykka_registry._events import DeadLetter, Registered, Terminated
 
-__all__ = ["Courier"]
+__all__ = ["Courier", "Hook"]
 
 Ref = pykka.ActorRef[Any]
+
+
+class Hook:
+    """A function that is told as a listener is."""
+
+    def __init__(self, function: Callable[[DeadLetter], object]) -> None:
+        self._function = function
+
+    def __str__(self) -> str:
+        return f"function {self._function!r}"
+
+    def tell(self, letter: Any) -> None:
+        """Call the function, come what may."""
+        try:
+            self._function(letter)
+        except BaseException as error:  # noqa: BLE001  # it must not end the telling
+            log(logging.ERROR, "%s failed at %r", self, letter, error=error)
 
 
 @dataclass(frozen=True, slots=True)
 class _Notice:
     """An envelope, as an inbox takes one: an event, and who had subscribed when it happened."""
 
-    message: Registered | Terminated
-    listeners: tuple[Ref, ...]
+    message: Registered | Terminated | DeadLetter
+    listeners: Sequence[Ref | Hook]
     reply_to: None = None
 
 
 class Courier:
     """One registry's way to its listeners.
 
-    `_thread` and `_ended` are touched under `_lock` only.
+    `_thread`, `_ended` and `_listeners` are written under `_lock` only; the last is a tuple, and
+    read without it.
     """
 
-    def __init__(self, name: str, unsubscribe: Callable[[Ref], None]) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._unsubscribe = unsubscribe
         self._inbox = Inbox()
         self._lock = threading.Lock()
+        self._listeners: tuple[Ref, ...] = ()
         self._thread: threading.Thread | None = None
         self._ended = False
 
-    def post(self, event: Registered | Terminated, listeners: tuple[Ref, ...]) -> None:
+    def subscribe(self, listener: Ref) -> None:
+        """Tell `listener` of everything that is announced from now on."""
+        with self._lock:
+            if listener not in self._listeners:
+                self._listeners = (*self._listeners, listener)
+
+    def unsubscribe(self, listener: Ref) -> None:
+        """Tell `listener` no more."""
+        with self._lock:
+            self._listeners = tuple(ref for ref in self._listeners if ref is not listener)
+
+    def announce(self, event: Registered | Terminated) -> None:
+        """Have the event told to all listeners."""
+        if self._listeners:
+            self.post(event, self._listeners)
+
+    def post(
+        self, event: Registered | Terminated | DeadLetter, listeners: Sequence[Ref | Hook]
+    ) -> None:
         """Have the event told, after those before it; neither blocks nor runs user code."""
         # After the end nobody can tell it, and that must not fail whoever changes the table.
         with contextlib.suppress(pykka.ActorDeadError):
@@ -89,8 +125,8 @@ class Courier:
                 try:
                     listener.tell(notice.message)
                 except pykka.ActorDeadError:
-                    self._unsubscribe(listener)
-                except Exception as error:  # noqa: BLE001  # a listener's own trouble
+                    self.unsubscribe(cast("Ref", listener))
+                except BaseException as error:  # noqa: BLE001  # a listener's own trouble
                     log(
                         logging.ERROR,
                         "listener %s did not take %r",

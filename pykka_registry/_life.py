@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,9 @@ from pykka_registry._log import log, name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pykka._envelope import Envelope
-
     from pykka_registry._aggregate import AggregateMixin
     from pykka_registry._entry import Incarnation
+    from pykka_registry._inbox import Mail
 
 __all__ = ["Life", "live"]
 
@@ -51,21 +51,25 @@ class Life:
     """What an aggregate has from before its constructor to after its end.
 
     All fields are written by the aggregate's own thread only, but for one case: somebody outside
-    who sets the stop flag of a ref runs `end` in their thread, which appends to `stops` and then
-    looks at `is_over`. The aggregate's thread sets `is_over` and then empties `stops`. So each
-    stop is answered by one of the two.
+    who sets the stop flag of a ref, or abandons the aggregate, runs `end` in their thread, which
+    appends to `stops` and then looks at `is_over`. The aggregate's thread sets `is_over` and
+    then empties `stops`. So each stop is answered by one of the two.
     """
 
     def __init__(self, incarnation: Incarnation | None) -> None:
         self.incarnation = incarnation
         self.inbox = Inbox(incarnation)
         self.stopped = StopFlag(self)
+        self.ref: pykka.ActorRef[Any] | None = None
+        """What Pykka knows it by, from the end of its constructor on."""
         self.cause: BaseException | None = None
         """What it failed of."""
-        self.stops: deque[Envelope[Any]] = deque()
+        self.stops: deque[Mail] = deque()
         """Who asked it to stop: answered when the key is free."""
         self.is_over = False
         """The key is free, or its successor's."""
+        self.is_abandoned = False
+        """It did not start or end in time, and its key is quarantined until it ends."""
         self.stops_all = False
         """A handler ended with SystemExit or its like."""
 
@@ -83,7 +87,8 @@ class Life:
             if not hasattr(actor, "actor_urn"):
                 # The user's constructor has forgotten super().__init__().
                 pykka.Actor.__init__(actor)
-            pykka.ActorRegistry.register(actor.actor_ref)
+            self.ref = actor.actor_ref
+            pykka.ActorRegistry.register(self.ref)
         except BaseException as error:  # noqa: BLE001  # nothing may leave a claimed key behind
             return self._fail_start(error)
         try:
@@ -91,14 +96,12 @@ class Life:
         except BaseException as error:  # noqa: BLE001
             pykka.ActorRegistry.unregister(actor.actor_ref)
             return self._fail_start(error)
-        table = incarnation.entry.table
-        if not table.activated(incarnation, actor.actor_ref):
+        if not incarnation.entry.table.activated(incarnation, actor.actor_ref):
+            # Its flag was set, or it took so long that it was abandoned.
             pykka.ActorRegistry.unregister(actor.actor_ref)
+            self._run_last_hook_if_abandoned(actor)
             return EndReason.START_FAILED
-        if table.refusal is not None:
-            # Not actor.stop(), which the user's class may have put to a use of its own.
-            actor.actor_ref.stop(block=False)
-        return self._serve(actor)
+        return self._serve(actor, incarnation)
 
     def end(self) -> None:
         """Hide the aggregate, and answer whoever waits for a reply that will not come.
@@ -109,59 +112,81 @@ class Life:
         """
         if self.incarnation is None:
             return
-        entry = self.incarnation.entry
-        entry.table.stopping(self.incarnation)
-        lost = 0
-        for envelope in self.inbox.close(self._undeliverable):
+        for envelope in self.incarnation.entry.table.stopping(self.incarnation, self):
             if is_stop(envelope.message):
                 self.stops.append(envelope)
-            elif envelope.reply_to is None:
-                lost += 1
             else:
-                fail(envelope, self._undeliverable())
+                fail(envelope, self.undeliverable())
         if self.is_over:
             self.answer_stops()
-        if lost:
-            log(logging.WARNING, "%s ended with %d told messages left over", self, lost)
+
+    def abandon(self) -> None:
+        """Count it as dead from now on, though its thread still runs; in another thread."""
+        self.is_abandoned = True
+        if self.ref is not None:
+            pykka.ActorRegistry.unregister(self.ref)
+        self.stopped.set()
 
     def answer_stops(self) -> None:
         """Tell whoever asked it to stop that it has."""
         with contextlib.suppress(IndexError):
             while True:
-                answer(self.stops.popleft(), None)
+                answer(self.stops.popleft(), value=True)
 
-    def _serve(self, actor: AggregateMixin) -> EndReason:
+    def _serve(self, actor: AggregateMixin, incarnation: Incarnation) -> EndReason:
         """Handle one message after the other, as Pykka's loop does."""
+        table = incarnation.entry.table
         while not self.stopped.is_set():
             envelope = self.inbox.get()
-            if envelope is None:  # somebody outside has set the flag
-                pykka.ActorRegistry.unregister(actor.actor_ref)
-                break
-            if isinstance(envelope.reply_to, Future) and not envelope.reply_to.begin():
-                continue  # whoever asked has been told that it will not be handled
-            try:
-                reply = actor._handle_receive(envelope.message)
-            except Exception as error:  # noqa: BLE001
-                if envelope.reply_to is None:
-                    self._fail(actor, error)
-                    return EndReason.FAILED
-                fail(envelope, error)
-                log(logging.INFO, "%s answers with an exception", self, error=error)
-            except BaseException as error:  # noqa: BLE001
-                if is_stop(envelope.message):  # it came from on_stop, so that has run
-                    self.stops.append(envelope)
-                    self._log_failed_hook(error)
-                    return EndReason.STOPPED
-                self._exit(actor, error, envelope)
-                return EndReason.FAILED
+            if envelope is not None:
+                if incarnation.asked is not None:
+                    table.decline(incarnation)
+                reason = self._handle(actor, envelope)
             else:
-                if is_stop(envelope.message):
-                    self.stops.append(envelope)
-                    return EndReason.STOPPED
-                answer(envelope, reply)
+                reason = table.rest(incarnation)
+                if reason is not None:
+                    self._retire(actor, reason)
+                elif self.inbox.closed:  # somebody outside has set the flag, or has given it up
+                    break
+            if reason is not None:
+                return reason
         # Somebody has set the flag, which Pykka's own stop does only after this:
         pykka.ActorRegistry.unregister(actor.actor_ref)
+        self._run_last_hook_if_abandoned(actor)
         return EndReason.STOPPED
+
+    def _handle(self, actor: AggregateMixin, envelope: Mail) -> EndReason | None:
+        """Handle one message; the result is why the aggregate ends, if it does."""
+        if isinstance(envelope.reply_to, Future) and not envelope.reply_to.begin():
+            return None  # whoever asked has been told that it will not be handled
+        try:
+            reply = actor._handle_receive(envelope.message)
+        except Exception as error:  # noqa: BLE001
+            if envelope.reply_to is None:
+                self._fail(actor, error)
+                return EndReason.FAILED
+            fail(envelope, error)
+            log(logging.INFO, "%s answers with an exception", self, error=error)
+        except BaseException as error:  # noqa: BLE001
+            if is_stop(envelope.message):  # it came from on_stop, so that has run
+                self.stops.append(envelope)
+                self._log_failed_hook(error)
+                return EndReason.STOPPED
+            self._exit(actor, error, envelope)
+            return EndReason.FAILED
+        else:
+            if is_stop(envelope.message):
+                self.stops.append(envelope)
+                return EndReason.STOPPED
+            answer(envelope, reply)
+        return None
+
+    def _retire(self, actor: AggregateMixin, reason: EndReason) -> None:
+        """End because it is idle; its inbox is closed, and was empty."""
+        since = time.monotonic() - self.inbox.idle_from
+        log(logging.DEBUG, "%s is %s, after %.3f s without a message", self, reason.value, since)
+        self._die(actor)
+        self._run_hook(actor.on_stop)
 
     def _fail_start(self, error: BaseException) -> EndReason:
         self.cause = error
@@ -176,11 +201,11 @@ class Life:
         log(logging.ERROR, "%s failed", self, error=error)
         self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))
 
-    def _exit(self, actor: AggregateMixin, error: BaseException, envelope: Envelope[Any]) -> None:
+    def _exit(self, actor: AggregateMixin, error: BaseException, envelope: Mail) -> None:
         """End because a handler raised SystemExit or its like, as all actors now will."""
         self.cause = error
         self.stops_all = True
-        fail(envelope, self._undeliverable(f"ended with {type(error).__name__} in the handler"))
+        fail(envelope, self.undeliverable(f"ended with {type(error).__name__} in the handler"))
         self._die(actor)
         log(logging.DEBUG, "%s ends all actors, for %r", self, error)
         self._run_hook(actor.on_stop)
@@ -189,11 +214,17 @@ class Life:
         pykka.ActorRegistry.unregister(actor.actor_ref)
         self.stopped.set()
 
-    def _undeliverable(self, why: str = "ended before it handled the message") -> Undeliverable:
+    def undeliverable(self, why: str = "ended before it handled the message") -> Undeliverable:
+        """Return what an asker gets in place of an answer."""
         assert self.incarnation is not None
         error = Undeliverable(self.incarnation.entry.key, why)
         error.__cause__ = self.cause
         return error
+
+    def _run_last_hook_if_abandoned(self, actor: AggregateMixin) -> None:
+        """Run `on_stop` at a late end; at other ends by the flag nobody runs it, as in Pykka."""
+        if self.is_abandoned:
+            self._run_hook(actor.on_stop)
 
     def _run_hook(self, hook: Callable[[], None]) -> None:
         try:
@@ -212,11 +243,10 @@ class Life:
 
 def live(incarnation: Incarnation) -> None:
     """Run the whole life of an incarnation; the body of its thread."""
-    entry = incarnation.entry
-    table = entry.table
-    if not table.begin(incarnation):
-        return
+    table = incarnation.entry.table
     life = Life(incarnation)
+    if not table.begin(incarnation, life):
+        return
     reason = EndReason.FAILED
     try:
         with _waits.running(incarnation):

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 import pykka
 
@@ -21,12 +21,12 @@ from pykka_registry._checks import (
     check_aggregate_class,
     check_arguments,
     check_is_tuple,
-    check_seconds,
 )
 from pykka_registry._entry import Blueprint, Ref
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
 from pykka_registry._log import log, name
+from pykka_registry._policy import Policies, Policy
 from pykka_registry._registry_ref import Drain, RegistryRef
 from pykka_registry._table import Table
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from pykka._actor import ActorInbox
     from pykka._envelope import Envelope
 
+    from pykka_registry._events import Stats
+    from pykka_registry._inbox import Mail
+    from pykka_registry._ref import AggregateRef
+
 __all__ = ["AggregateRegistry"]
 
 A = TypeVar("A", bound=AggregateMixin)
@@ -43,19 +47,30 @@ A = TypeVar("A", bound=AggregateMixin)
 _TICK = 0.5
 """Seconds between two looks at what sends no message: foreign actors, the main thread."""
 
+_LINGER = 0.1
+_LINGER_MOST = 1.0
+"""For what part of a shutdown's time, and for how many seconds at most, an idle aggregate stays
+because others are at work and may need it."""
+
 _LAST_WORDS = 1.0
 """Seconds that listeners have to take the last events, if a shutdown has no time left."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Drained:
-    """Its own envelope, too: tells the registry that nothing is left in its closed table."""
+class _Note:
+    """Its own envelope, too: the table's word that the registry is wanted."""
 
+    settled: bool
+    """Its closed table has nothing to do; else an alarm is due sooner than was known."""
     reply_to: None = None
 
     @property
-    def message(self) -> _Drained:
+    def message(self) -> _Note:
         return self
+
+
+_SETTLED = _Note(settled=True)
+_ALARM = _Note(settled=False)
 
 
 class AggregateRegistry(pykka.ThreadingActor):
@@ -78,7 +93,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         /,
         *,
         name: str | None = None,
-        drain_timeout: float = 30.0,
+        **policies: Unpack[Policies],
     ) -> RegistryRef[Any]: ...
 
     @overload
@@ -91,7 +106,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
-        drain_timeout: float = 30.0,
+        **policies: Unpack[Policies],
     ) -> RegistryRef[A]: ...
 
     @classmethod
@@ -103,7 +118,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
-        drain_timeout: float = 30.0,
+        **policies: Any,
     ) -> RegistryRef[Any]:
         """Start a registry.
 
@@ -114,11 +129,34 @@ class AggregateRegistry(pykka.ThreadingActor):
             args: For the constructor of each aggregate, as `threading.Thread` takes them.
             kwargs: For the constructor of each aggregate.
             name: How the registry is called in logs and errors; by default after its class.
-            drain_timeout: Seconds that a shutdown gives the aggregates to end.
+            **policies: When aggregates come and go, and how long others wait; times in seconds:
+
+                * `idle=None`: after how long without a message an aggregate is retired.
+                * `max_live=None`: how many are live at most. At this ceiling the coldest idle one
+                  is retired; a busy one never is.
+                * `max_starting=64`: how many activations run at once.
+                * `max_queued=100_000`: how many messages wait for keys that are not active.
+                * `start_timeout=30`: how long a key waits for a place under the ceiling, and then
+                  for its activation.
+                * `stop_timeout=30`: how long an aggregate that ends may take, before it is
+                  abandoned.
+                * `drain_timeout=30`: how long a shutdown gives the aggregates to end.
+                * `restart="on message"`: when a key that failed is activated again: by the next
+                  message, `"at once"`, or `"never"`.
+                * `backoff=(0.1, 30)`: how long a key rests after its first failure, and at most;
+                  each failure doubles it, give or take a fifth.
+                * `max_failures=5`: after how many a key is quarantined.
+                * `failure_window=60`: how long after the last one, and the rest that follows, they
+                  are forgotten.
+                * `quarantine=300`: for how long; `None` until `release(key)`.
+                * `dead_letters=1000`: how many are kept.
+                * `on_dead_letter=None`: a function that is called with each, in a thread that
+                  does nothing else but tell.
 
         Raises:
-            TypeError: If the class is no aggregate class, or its constructor does not take the
-                arguments.
+            TypeError: If the class is no aggregate class, its constructor does not take the
+                arguments, or a policy is of the wrong type or unknown.
+            ValueError: If a policy is out of range.
 
         """
         blueprint = None
@@ -130,7 +168,7 @@ class AggregateRegistry(pykka.ThreadingActor):
         if aggregate_class is not None:
             check_aggregate_class(aggregate_class, AggregateMixin)
         check_is_tuple(args)
-        check_seconds(drain_timeout, "drain_timeout", least=0)
+        policy = Policy.of(policies)
         if aggregate_class is None:
             if args or kwargs:
                 msg = "args and kwargs are for an aggregate's constructor: pass its class, too"
@@ -140,25 +178,26 @@ class AggregateRegistry(pykka.ThreadingActor):
             blueprint = Blueprint(aggregate_class, args, dict(kwargs or {}))
         if name is None:
             name = cls.__name__ if aggregate_class is None else aggregate_class.__name__
-        return cast("RegistryRef[Any]", super().start(Table(blueprint, name), drain_timeout))
+        return cast("RegistryRef[Any]", super().start(Table(blueprint, name, policy)))
 
-    def __init__(self, table: Any = None, drain_timeout: float = 0) -> None:
+    def __init__(self, table: Any = None) -> None:
         if not isinstance(table, Table):
             msg = "a registry is started, not constructed: AggregateRegistry.start(Account)"
             raise TypeError(msg)
         super().__init__()
         self._table = table
-        self._drain_timeout = drain_timeout
+        self._drain_timeout = table.policy.drain_timeout
         self._registry_ref: RegistryRef[Any] = RegistryRef(self, table)
         # The fields below are touched by the registry's own thread only.
         self._deadline: float | None = None
         """When a shutdown gives up waiting; `None` while there is no shutdown."""
-        self._stoppers: list[Envelope[Any]] = []
+        self._stoppers: list[Mail] = []
         """Who waits for the shutdown."""
         self._stops_all = False
         self._finished = False
         table.registry_ref = self._registry_ref
-        table.on_drained = self._on_drained
+        table.on_settled = lambda: self._note(_SETTLED)
+        table.on_alarm = lambda: self._note(_ALARM)
 
     @property
     def actor_ref(self) -> Any:
@@ -191,6 +230,10 @@ class AggregateRegistry(pykka.ThreadingActor):
         """Do what `RegistryRef.unregister` does."""
         return self._registry_ref.unregister(key, ref)
 
+    def ref(self, key: Hashable) -> AggregateRef[Any]:
+        """Return what `RegistryRef.ref` returns."""
+        return self._registry_ref.ref(key)
+
     def start_new(self, key: Hashable) -> pykka.Future[Ref]:
         """Do what `RegistryRef.start_new` does, but answer with a future of the ref."""
         return self._registry_ref._start(key, exclusive=True)
@@ -206,6 +249,18 @@ class AggregateRegistry(pykka.ThreadingActor):
     def unsubscribe(self, listener: Ref) -> None:
         """Do what `RegistryRef.unsubscribe` does."""
         self._registry_ref.unsubscribe(listener)
+
+    def wait_for(self, key: Hashable) -> pykka.Future[Ref]:
+        """Do what `RegistryRef.wait_for` does, but answer with a future of the ref."""
+        return self._registry_ref._watch(key)
+
+    def stats(self) -> Stats:
+        """Return what `RegistryRef.stats` returns."""
+        return self._registry_ref.stats()
+
+    def release(self, key: Hashable) -> bool:
+        """Do what `RegistryRef.release` does."""
+        return self._registry_ref.release(key)
 
     def drain(self, timeout: float | None = None) -> pykka.Future[list[Any]]:
         """Do what `RegistryRef.drain` does, but answer with a future of the abandoned keys."""
@@ -233,6 +288,8 @@ class AggregateRegistry(pykka.ThreadingActor):
 
     def _actor_loop_setup(self) -> None:
         self._table.thread = threading.current_thread()
+        if self._table.policy.on_dead_letter is not None:
+            self._table.courier.start()
         try:
             self.on_start()
         except BaseException as error:  # noqa: BLE001  # as an aggregate's, it fails the start only
@@ -258,6 +315,7 @@ class AggregateRegistry(pykka.ThreadingActor):
             if self.actor_stopped.is_set():  # by on_start's failure, or by somebody outside
                 self._shut_down(self._drain_timeout)
             wake_at = next_tick if self._deadline is None else min(next_tick, self._deadline)
+            wake_at = self._table.ring(wake_at)
             envelope = self._inbox.get(timeout=wake_at - time.monotonic())
             if envelope is not None:
                 self._serve(envelope)
@@ -273,10 +331,11 @@ class AggregateRegistry(pykka.ThreadingActor):
         if self._stops_all:
             pykka.ActorRegistry.stop_all()
 
-    def _serve(self, envelope: Envelope[Any]) -> None:
+    def _serve(self, envelope: Mail) -> None:
         message = envelope.message
-        if isinstance(message, _Drained):
-            self._finish()
+        if isinstance(message, _Note):
+            if message.settled and self._table.retire():
+                self._finish()
         elif isinstance(message, Drain):
             self._stoppers.append(envelope)
             self._shut_down(self._drain_timeout if message.timeout is None else message.timeout)
@@ -302,6 +361,7 @@ class AggregateRegistry(pykka.ThreadingActor):
 
     def _tick(self) -> None:
         try:
+            self._table.tick()
             self._table.sweep()
         except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
             log(logging.ERROR, "registry %r could not sweep", self._table.name, error=error)
@@ -311,13 +371,12 @@ class AggregateRegistry(pykka.ThreadingActor):
             self._shut_down(self._drain_timeout)
 
     def _shut_down(self, timeout: float) -> None:
-        """Begin to shut down, or make a shutdown end sooner; `_Drained` or the deadline ends it."""
+        """Begin to shut down, or make a shutdown end sooner."""
         deadline = time.monotonic() + timeout
         if self._deadline is None:
             self._deadline = deadline
             refusal = f"registry {self._table.name!r} is stopping or has stopped; start another"
-            for ref in self._table.close(refusal):
-                ref.stop(block=False)
+            self._table.close(refusal, min(timeout * _LINGER, _LINGER_MOST))
         self._deadline = min(self._deadline, deadline)
 
     def _finish(self) -> None:
@@ -359,10 +418,10 @@ class AggregateRegistry(pykka.ThreadingActor):
     def _dead(self) -> pykka.ActorDeadError:
         return pykka.ActorDeadError(f"registry {self._table.name!r} has stopped")
 
-    def _on_drained(self) -> None:
+    def _note(self, note: _Note) -> None:
         """Wake the registry; in any thread, with the table's lock held."""
         with contextlib.suppress(pykka.ActorDeadError):  # it may have ended before a late end
-            self._inbox.put(cast("Envelope[Any]", _Drained()))
+            self._inbox.put(cast("Envelope[Any]", note))
 
     @property
     def _inbox(self) -> Inbox:

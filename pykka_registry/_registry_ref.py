@@ -21,11 +21,14 @@ from pykka_registry._checks import (
 from pykka_registry._entry import Ref, StartRequest
 from pykka_registry._exceptions import RegistryStopped, WaitCycle
 from pykka_registry._inbox import is_stop
+from pykka_registry._log import name
+from pykka_registry._ref import AggregateRef
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
     from types import TracebackType
 
+    from pykka_registry._events import DeadLetter, Stats
     from pykka_registry._future import Future
     from pykka_registry._registry import AggregateRegistry
     from pykka_registry._table import Table
@@ -130,20 +133,34 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         """Return the live actors by key."""
         return list(self._table.snapshot().items())
 
+    # Addressing.
+
+    def ref(self, key: Hashable) -> AggregateRef[A]:
+        """Return the address of the aggregate under `key`; that one need not be live, nor start.
+
+        Raises:
+            TypeError: If the key cannot be hashed.
+
+        """
+        check_key(key)
+        return AggregateRef(self._table, key)
+
     # Starting.
 
     def get_or_start(self, key: Hashable, *, timeout: float | None = None) -> pykka.ActorRef[A]:
         """Return the live actor under `key`, or start one and wait until its `on_start` has ended.
 
         Concurrent callers share one activation and its outcome, failure included. If the key's last
-        incarnation is still stopping, this waits for its end.
+        incarnation is still stopping, or the key rests after a failure, this waits.
 
         Args:
             key: Any hashable value.
             timeout: Seconds to wait at most. It ends the wait, not an activation that has begun.
 
         Raises:
-            Quarantined: If an abandoned incarnation holds the key.
+            Overloaded: If there was no place for it under `max_live` within `timeout` or the
+                registry's `start_timeout`, or all places are held by aggregates that wait for one.
+            Quarantined: If the key failed too often, or an abandoned incarnation holds it.
             RegistryStopped: If the registry is stopping or has stopped.
             TypeError: If the key cannot be hashed, or the registry has no class.
             Undeliverable: If the actor ended before its `on_start` had.
@@ -177,15 +194,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
     def _request(self, key: Hashable, *, exclusive: bool) -> StartRequest:
         check_key(key)
-        blueprint = self._table.blueprint
-        if blueprint is None:
-            msg = (
-                f"registry {self._table.name!r} has no aggregate class, so it can start nothing: "
-                "give it one with AggregateRegistry.start(Account), "
-                "or use Account.start(registry, key)"
-            )
-            raise TypeError(msg)
-        return StartRequest(key, blueprint, exclusive)
+        return StartRequest(key, self._table.check_class(), exclusive)
 
     def _start(self, key: Hashable, *, exclusive: bool) -> pykka.Future[Ref]:
         request = self._request(key, exclusive=exclusive)
@@ -258,6 +267,56 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         """
         check_is_ref(listener, "the listener")
         self._table.unsubscribe(listener)
+
+    def wait_for(self, key: Hashable, *, timeout: float | None = None) -> pykka.ActorRef[A]:
+        """Return the actor under `key` as soon as there is one; start nothing.
+
+        Args:
+            key: Any hashable value.
+            timeout: Seconds to wait at most; `None` waits for as long as it takes.
+
+        Raises:
+            RegistryStopped: If the registry is stopping or has stopped, or does so meanwhile.
+            TypeError: If the key cannot be hashed.
+            pykka.Timeout: After `timeout` seconds.
+
+        """
+        check_timeout(timeout)
+        future = self._watch(key)
+        try:
+            return cast("pykka.ActorRef[A]", future.get(timeout=timeout))
+        except pykka.Timeout:
+            msg = f"key {name(key)} did not become active within {timeout} seconds"
+            raise pykka.Timeout(msg) from None
+        finally:
+            self._table.unwatch(key, future)
+
+    def _watch(self, key: Hashable) -> Future[Ref]:
+        check_key(key)
+        return self._table.watch(key)
+
+    def stats(self) -> Stats:
+        """Return what there is to do and what was done. Atomic, and costs the same at any size."""
+        return self._table.stats()
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """The last of the messages that were told and that nobody will handle, oldest first."""
+        return list(self._table.dead_letters.kept)
+
+    def release(self, key: Hashable) -> bool:
+        """Open a key that was quarantined because it failed too often, and forget its failures.
+
+        Returns:
+            Whether it was quarantined.
+
+        Raises:
+            Quarantined: If an abandoned incarnation holds it: that one's thread must end first.
+            TypeError: If the key cannot be hashed.
+
+        """
+        check_key(key)
+        return self._table.release(key)
 
     # Shutting down.
 

@@ -1,111 +1,101 @@
-"""The table: one entry per key, one state machine, and the only place with a lock on either.
+"""The table: who may change the rows, and the only lock on them.
 
-    absent ──start──▶ STARTING ──activated──▶ ACTIVE ──stopping──▶ STOPPING
-    STARTING ──ended──▶ absent (the start failed)
-    STOPPING ──ended──▶ absent, or STARTING if somebody waits for the key
-    any of the three ──abandon──▶ QUARANTINED ──ended──▶ absent
+Who may touch what: every write to the rows, an entry, or an incarnation happens under the table's
+lock, but for what is said to be set once. `active` is read without it: reading a `dict` is atomic,
+on a free-threaded build too, and a ref leaves `active` before its actor's stop flag is set, so a
+ref that is found there was alive when it was found.
 
-Who may touch what: every write to a table, an entry, or an incarnation's `begun` and `ending`
-happens under the table's lock, but for what is said to be set once. `active` is read without it:
-reading a `dict` is atomic, on a free-threaded build too, and a ref leaves `active` before its
-actor's stop flag is set, so a ref that is found there was alive when it was found.
+Under the lock only table fields change, inboxes and futures are touched (their locks are leaves),
+and keys are hashed and compared. No constructor, hook, handler, listener or `__repr__` runs under
+it: decisions are made under the lock, and carried out after it; see `_change`.
 
-Under the lock only table fields change, events are put into the courier's inbox (whose lock is a
-leaf), and keys are hashed and compared. No constructor, hook, handler, listener or `__repr__` runs
-under it: decisions are made under the lock, threads are started and errors are worded after it.
+How a letter, which is addressed to a key, finds its incarnation: while the key is active letters go
+straight into that one's inbox. Else they wait in the entry's queue, which is moved into the next
+incarnation's inbox before anybody can find that. What an incarnation leaves over goes back to the
+front of the queue, before those who came later and found it closed. So the letters of one sender
+stay in order. `formal/` has a model of this, checked in all its states.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
+import time
 import weakref
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pykka
 
 from pykka_registry import _waits
-from pykka_registry._courier import Courier
-from pykka_registry._entry import (
-    AFTER,
-    Blueprint,
-    Entry,
-    Foreign,
-    Incarnation,
-    Ref,
-    StartRequest,
-    State,
-)
-from pykka_registry._events import EndReason, Registered, Terminated
+from pykka_registry._after import After
+from pykka_registry._entry import Blueprint, Entry, Incarnation, Ref, StartRequest, State
+from pykka_registry._events import DeadLetterReason, EndReason, Registered, Stats
 from pykka_registry._exceptions import (
     KeyAlreadyRegistered,
-    Quarantined,
+    Overloaded,
+    OverloadedTimeout,
     RegistryStopped,
     Undeliverable,
 )
+from pykka_registry._fork import FORKED, Forked, tables
 from pykka_registry._future import Future
-from pykka_registry._log import name
+from pykka_registry._inbox import Letter, is_expired
+from pykka_registry._log import log, name
+from pykka_registry._rows import (
+    LAUNCH_AGAIN,
+    Rows,
+    abandoned,
+    no_class,
+    quarantined,
+    stopped_at_rest,
+    undeliverable,
+)
+from pykka_registry._supervision import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
-    from pykka_registry._inbox import Inbox
+    from pykka_registry._inbox import Inbox, Mail
+    from pykka_registry._life import Life
+    from pykka_registry._policy import Policy
 
 __all__ = ["Table"]
 
+T = TypeVar("T")
 
-class Table:
+
+class Table(Rows):
     """The keys of one registry."""
 
-    def __init__(self, blueprint: Blueprint | None, name: str) -> None:
-        self.blueprint = blueprint
-        self.name = name
-        self.active: dict[Hashable, Ref] = {}
-        self.courier = Courier(name, self.unsubscribe)
+    def __init__(self, blueprint: Blueprint | None, name: str, policy: Policy) -> None:
+        super().__init__(blueprint, name, policy)
         self.registry_ref: Ref | None = None
-        """The registry. Set once, before anybody else has the table, together with the next one."""
-        self.on_drained: Callable[[], None] = _nothing
-        """Called with the lock held, when nothing is left in a closed table."""
-        self._lock = threading.Lock()
-        self._entries: dict[Hashable, Entry] = {}
-        self._foreign: dict[Hashable, Foreign] = {}
-        self._listeners: tuple[Ref, ...] = ()
-        self._last_number = 0
-        self._quarantined = 0
-        self.finished: Future[list[Hashable]] = Future()
-        """The keys that were abandoned, once the registry has ended."""
+        """The registry. Set once, before anybody else has the table."""
         self.thread: threading.Thread | None = None
         """The registry's thread. Written by itself, at its beginning."""
-        self.refusal: str | None = None
-        """Why nothing new is taken, once that is so."""
+        self.finished: Future[list[Hashable]] = Future()
+        """The keys that were abandoned, once the registry has ended."""
+        self._lock = threading.Lock()
         self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         """Threads that have nothing left to do but to end."""
-        _tables.add(self)
+        tables.add(self)
 
     # Reading: no lock, no message, no waiting.
 
     def get(self, key: Hashable) -> Ref | None:
         """Return the ref of the live actor under `key`, an aggregate's or a foreign one's."""
         ref = self.active.get(key)
-        if ref is None:
-            row = self._foreign.get(key)
-            if row is not None and row.is_alive():
-                ref = row.ref
-        return ref
+        return self.foreign.get(key) if ref is None else ref
 
     def snapshot(self) -> dict[Hashable, Ref]:
         """Return the live actors by key; foreign ones that are dead are left out."""
-        refs = self.active.copy()
-        for key, row in self._foreign.copy().items():
-            if row.is_alive():
-                refs[key] = row.ref
-        return refs
+        return self.active.copy() | self.foreign.snapshot()
 
     def count(self) -> int:
         """Return how many live actors there are."""
-        foreign = self._foreign.copy().values() if self._foreign else ()
-        return len(self.active) + sum(row.is_alive() for row in foreign)
+        return len(self.active) + len(self.foreign.snapshot())
 
     # Starting.
 
@@ -118,51 +108,43 @@ class Table:
         Raises:
             KeyAlreadyRegistered: If only a new actor will do and the key has one that is starting
                 or active.
-            Quarantined: If an abandoned incarnation holds the key.
+            Quarantined: If the key is quarantined.
             RegistryStopped: If the registry takes nothing new.
 
         """
+        self._change(partial(self._start, request))
+
+    def _start(self, request: StartRequest, after: After) -> None:
+        self._check_open()
         key = request.key
-        claimed: Incarnation | None = None
-        state: State | None = None
-        owner: Ref | None = None
-        # From before the claim until the incarnation's thread has taken over there is no moment at
-        # which a KeyboardInterrupt would leave the key claimed with nobody to start it.
-        try:
-            with self._lock:
-                self._check_open()
-                entry = self._entries.get(key)
-                if entry is not None:
-                    state, owner = entry.state, entry.ref
-                    if state is State.STOPPING or (
-                        state is State.STARTING and not request.exclusive
-                    ):
-                        self._wait_for(request, entry)
-                elif (owner := self._live_foreign(key)) is None:
-                    entry = Entry(key, self)
-                    claimed = entry.incarnation = Incarnation(
-                        entry, self._next_number(), request.blueprint
-                    )
-                    self._wait_for(request, entry)
-                    self._entries[key] = entry
-            if claimed is not None:
-                self._launch(claimed)
-        except BaseException as error:
-            if claimed is not None:
-                self._abort(claimed, error)
-            raise
-        if request.entry is None:
-            if state is State.QUARANTINED:
-                raise Quarantined(key)
-            if request.exclusive:
-                raise KeyAlreadyRegistered(key, owner)
-            request.future.set(owner)
+        entry = self._entries.get(key)
+        if entry is None:
+            owner = self.foreign.claim(key)
+            if owner is None:
+                entry = Entry(key, self)
+                self._wait_for(request, entry)
+                self._begin(entry, after)
+                return
+        elif entry.state is State.QUARANTINED:
+            raise quarantined(entry)
+        elif entry.state in {State.STOPPING, State.BACKOFF} or (
+            entry.state is State.STARTING and not request.exclusive
+        ):
+            self._wait_for(request, entry)
+            return
+        else:
+            owner = entry.ref
+        if request.exclusive:
+            raise KeyAlreadyRegistered(key, owner)
+        after.do(request.future.give, owner)
 
     def obtain(self, request: StartRequest, timeout: float | None) -> Ref:
         """Start what is requested and wait for the outcome; whoever gives up leaves the line.
 
         Raises:
             pykka.Timeout: After `timeout` seconds. An activation that has begun goes on.
+            Overloaded: After `timeout` seconds, if the key still waits for a place; or at once, if
+                all places are held by aggregates that wait for one.
             WaitCycle: If the calling thread runs an aggregate that the outcome depends on.
             Exception: What `start` raises, or what made the start fail.
 
@@ -171,8 +153,10 @@ class Table:
             self.start(request)
             ref: Ref = request.future.get(timeout=timeout)
         except BaseException as error:
-            self._withdraw(request)
+            crowd = self._change(partial(self._withdraw, request, timeout))
             if isinstance(error, pykka.Timeout) and not request.future.done():
+                if crowd is not None:
+                    raise OverloadedTimeout(request.key, crowd) from None
                 msg = f"key {name(request.key)} had no active aggregate within {timeout} seconds"
                 raise pykka.Timeout(msg) from None
             raise
@@ -180,76 +164,316 @@ class Table:
             del request  # it holds the exception, whose traceback holds this frame
         return ref
 
+    # Letters.
+
+    def deliver(self, key: Hashable, letter: Letter) -> None:
+        """Take a letter to the key's incarnation, present or next; start one if there is none.
+
+        Neither blocks nor runs user code but the key's. Letters that one thread sends to one key
+        are handed out in the order sent.
+
+        Raises:
+            KeyAlreadyRegistered: If the key has a foreign actor.
+            Overloaded: If too many letters wait for keys that are not active.
+            RegistryStopped: If the registry takes nothing new, unless the calling thread runs one
+                of its aggregates.
+            TypeError: If the key is absent and the registry has no class to start.
+            Undeliverable: If the key is quarantined.
+
+        """
+        if self.refusal is None:
+            ref = self.active.get(key)
+            if ref is not None:
+                inbox = cast("Inbox", ref.actor_inbox)
+                if letter.reply_to is not None:
+                    letter.reply_to.sent_to(cast("Incarnation", inbox.owner).entry)
+                if inbox.accept(letter):
+                    return
+        self._change(partial(self._deliver, key, letter))
+
+    def _deliver(self, key: Hashable, letter: Letter, after: After) -> None:
+        self.check_process()
+        if self.refusal is not None and (self._is_over or not self.runs_here()):
+            raise RegistryStopped(self.refusal)
+        entry = self._entries.get(key)
+        if entry is None:
+            owner = self.foreign.claim(key)
+            if owner is not None:
+                raise KeyAlreadyRegistered(key, owner)
+            self.check_class()
+            self._check_room(key)
+            entry = Entry(key, self)
+            self._queue(entry, letter)
+            self._begin(entry, after)
+        elif entry.state is State.QUARANTINED:
+            raise undeliverable(entry)
+        elif entry.state is State.ACTIVE:
+            self._accept(entry, letter)
+        else:
+            self._check_room(key)
+            self._queue(entry, letter)
+
+    def stop(self, key: Hashable, letter: Letter) -> None:
+        """Have the key's incarnation stop after the letters that were sent before.
+
+        The letter's future gets whether there was one.
+        """
+        self._change(partial(self._stop, key, letter))
+
+    def _stop(self, key: Hashable, letter: Letter, after: After) -> None:
+        self.check_process()
+        assert letter.reply_to is not None
+        entry = self._entries.get(key)
+        if entry is None or entry.state in {State.BACKOFF, State.QUARANTINED}:
+            if entry is not None and entry.state is State.BACKOFF:
+                self._give_up(entry, DeadLetterReason.STOPPED, stopped_at_rest(entry), after)
+            after.do(letter.reply_to.give, False)
+        elif entry.state is State.ACTIVE:
+            self._accept(entry, letter)
+        else:
+            self._queue(entry, letter)
+
+    def check_wanted(self, entry: Entry) -> None:
+        """See whether anybody still waits for an entry that has not begun to start."""
+        self._change(partial(self._drop_if_unwanted, entry))
+
+    def expire(self, key: Hashable, future: Future[Any], timeout: float) -> BaseException | None:
+        """Let the asker give up, unless a handler has begun. Atomic with `Future.begin`.
+
+        Returns:
+            What the asker is told, or `None` if it is too late: there is an answer, or will be.
+
+        """
+        return self._change(partial(self._expire, key, future, timeout))
+
+    def _expire(
+        self, key: Hashable, future: Future[Any], timeout: float, after: After
+    ) -> BaseException | None:
+        entry = self._entries.get(key)
+        error: BaseException
+        if entry is not None and self._is_crowded(entry):
+            error = OverloadedTimeout(key, self._crowd(timeout))
+        else:
+            error = pykka.Timeout(f"no answer within {timeout} seconds, and there will be none")
+        if not future.withdraw(error):
+            return None
+        self._expired += 1
+        if entry is not None:
+            self._drop_if_unwanted(entry, after)
+        return error
+
     # An incarnation's life, told by the thread that runs it.
 
-    def begin(self, incarnation: Incarnation) -> bool:
-        """Take over from whoever launched it; false if that one has given up."""
-        with self._lock:
-            incarnation.begun = incarnation.entry.incarnation is incarnation
-            return incarnation.begun
+    def begin(self, incarnation: Incarnation, life: Life) -> bool:
+        """Take over from whoever launched it; false if another thread has, or nobody wants it."""
+        return self._change(partial(self._begin_life, incarnation, life))
+
+    def _begin_life(self, incarnation: Incarnation, life: Life, after: After) -> bool:
+        if incarnation.begun:
+            return False
+        incarnation.begun = True
+        if self._is_due(incarnation):
+            incarnation.life = life
+            self._alarm(incarnation.entry, self.policy.start_timeout)
+            return True
+        self._never_mind(incarnation, after)
+        return False
 
     def activated(self, incarnation: Incarnation, ref: Ref) -> bool:
         """Let everybody find the actor, and answer who waited; false if it is ending already."""
+        return self._change(partial(self._activated, incarnation, ref))
+
+    def _activated(self, incarnation: Incarnation, ref: Ref, after: After) -> bool:
         entry = incarnation.entry
-        with self._lock:
-            if incarnation.ending:
-                return False
-            entry.ref = ref
-            if entry.state is State.STARTING:
-                self._move(entry, State.ACTIVE)
-                self._publish(Registered(entry.key, incarnation.number, ref))
-            requests, entry.requests = entry.requests, []
+        if incarnation.ending or entry.state is not State.STARTING:
+            return False
+        entry.ref = ref
+        entry.cause = None
+        entry.restarts = False
+        self._activations += 1
+        self._redelivered += entry.left_over
+        # Before anybody can find the actor, so that nobody's next letter overtakes one of these.
+        incarnation.inbox.extend(self._take_queue(entry))
+        self._move(entry, State.ACTIVE)
+        self.courier.announce(Registered(entry.key, incarnation.number, ref))
+        requests, entry.requests = entry.requests, []
         for request in requests:
-            request.future.set(ref)
+            after.do(request.future.give, ref)
+        self._tell_watchers(entry.key, ref, after)
+        self.admission.activate(incarnation)
+        self._admit(after)
+        self._alarm_idle(incarnation)
+        if self.refusal is not None or self.admission.wants_place_of(incarnation):
+            incarnation.inbox.nudge()
         return True
 
-    def stopping(self, incarnation: Incarnation) -> None:
-        """Let nobody find the actor any longer; comes before its stop flag is set."""
+    def passivate(self, incarnation: Incarnation, idle: float | None) -> None:
+        """Let it retire once it has had no message for so many seconds, or never."""
+
+        def decide(_after: After) -> None:
+            incarnation.idle = idle
+            incarnation.own_word = True
+            if self._is_active(incarnation):
+                self._alarm_idle(incarnation)
+
+        self._change(decide)
+
+    def rest(self, incarnation: Incarnation) -> EndReason | None:
+        """Retire it, if that is wanted and nothing waits for it. Atomic.
+
+        Called when it has found nothing to do. If a reason is returned its inbox is closed, and it
+        is found no more.
+        """
+        return self._change(partial(self._rest, incarnation))
+
+    def _rest(self, incarnation: Incarnation, _after: After) -> EndReason | None:
+        if not self._is_active(incarnation):
+            return None
         entry = incarnation.entry
-        with self._lock:
-            incarnation.ending = True
-            if entry.incarnation is incarnation and entry.state is State.ACTIVE:
-                self._move(entry, State.STOPPING)
+        asked, incarnation.asked = incarnation.asked, None
+        if self.admission.wants_place_of(incarnation):
+            reason = EndReason.EVICTED
+        elif self._retiring or asked is EndReason.DRAINED:
+            reason = EndReason.DRAINED
+        elif incarnation.idle == 0 or asked is EndReason.IDLE:
+            reason = EndReason.OWN_WORD if incarnation.own_word else EndReason.IDLE
+        else:
+            self.admission.stay(incarnation)
+            if self.refusal is not None:
+                self._alarm(entry, self._linger)
+                self._set_quiet(incarnation, quiet=True)
+            return None
+        assert incarnation.life is not None
+        if not incarnation.inbox.close_if_empty(incarnation.life.undeliverable):
+            self._declined += 1
+            self._alarm_idle(incarnation)
+            incarnation.inbox.nudge()  # so that it looks again when that is done
+            self.admission.stay(incarnation)
+            return None
+        self._stopping(incarnation)
+        return reason
+
+    def decline(self, incarnation: Incarnation) -> None:
+        """Take note that it was asked to retire, and has something to do."""
+
+        def decide(_after: After) -> None:
+            if incarnation.asked is not None:
+                incarnation.asked = None
+                self._declined += 1
+                if self._is_active(incarnation):
+                    self._alarm_idle(incarnation)
+                    self.admission.stay(incarnation)
+
+        self._change(decide)
+
+    def stopping(self, incarnation: Incarnation, life: Life) -> list[Mail]:
+        """Let nobody find the actor any longer, and close its inbox; before its stop flag is set.
+
+        What was sent to the key and is left over is kept for its successor, before all that comes
+        later. What was told to this incarnation is a dead letter.
+
+        Returns:
+            What else was left over: somebody waits for an answer to it.
+
+        """
+        return self._change(partial(self._close_inbox, incarnation, life))
+
+    def _close_inbox(self, incarnation: Incarnation, life: Life, after: After) -> list[Mail]:
+        self._stopping(incarnation)
+        entry = incarnation.entry
+        letters: list[Letter] = []
+        told: list[Any] = []
+        asked: list[Mail] = []
+        for envelope in life.inbox.close(life.undeliverable):
+            if isinstance(envelope, Letter):
+                if not is_expired(envelope):
+                    letters.append(envelope)
+            elif envelope.reply_to is None:
+                told.append(envelope.message)
+            else:
+                asked.append(envelope)
+        self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, life.cause, after.do)
+        if entry.state is State.STOPPING and entry.incarnation is incarnation:
+            entry.queue.extendleft(reversed(letters))
+            entry.left_over += len(letters)
+            self._queued += len(letters)
+        else:
+            self._report(entry, letters, DeadLetterReason.ABANDONED, abandoned(entry), after)
+        return asked
+
+    def _stopping(self, incarnation: Incarnation) -> None:
+        entry = incarnation.entry
+        incarnation.ending = True
+        if self._is_active(incarnation):
+            self._move(entry, State.STOPPING)
+            self.admission.leave(incarnation)
 
     def ended(
         self, incarnation: Incarnation, reason: EndReason, cause: BaseException | None
     ) -> None:
-        """Free the key, or hand it to who waits for it; no user code of it runs any more."""
+        """Free the key, or hand it to a successor; no user code of it runs any more."""
+        self._change(partial(self._ended, incarnation, reason, cause))
+
+    def _ended(
+        self,
+        incarnation: Incarnation,
+        reason: EndReason,
+        cause: BaseException | None,
+        after: After,
+    ) -> None:
         entry = incarnation.entry
-        successor: Incarnation | None = None
-        served: list[StartRequest] = []
-        with self._lock:
-            refusal = self.refusal
-            state = entry.state
-            requests, entry.requests = entry.requests, []
-            if state is not State.QUARANTINED:  # its end was published when it was abandoned
-                if reason is EndReason.STOPPED and refusal is not None:
-                    reason = EndReason.DRAINED
-                self._publish(Terminated(entry.key, incarnation.number, reason, cause))
-            if state is State.STOPPING and requests and refusal is None:
-                # First come, first served. Who insists on a new actor is not served with the one of
-                # somebody else.
-                first = requests[0]
-                served = [first, *(request for request in requests[1:] if not request.exclusive)]
-                successor = Incarnation(entry, self._next_number(), first.blueprint)
-                entry.incarnation, entry.ref = successor, None
-                for request in served:
-                    self._wait_for(request, entry)
-                self._move(entry, State.STARTING)
-            else:
-                self._remove(entry)
-        if successor is not None:
-            for request in requests:
-                if request not in served:
-                    request.future.fail(KeyAlreadyRegistered(entry.key, None))
-            try:
-                self._launch(successor)
-            except BaseException as error:  # noqa: BLE001  # for whoever waits for it
-                self._abort(successor, error)
-        elif state is State.STARTING:
-            _fail_start(requests, cause)
+        incarnation.life = None  # it holds the incarnation in turn
+        self.admission.end(incarnation)
+        if entry.state is State.QUARANTINED:  # its end was published when it was abandoned
+            self._remove(entry)
         else:
-            _fail_stopped(requests, refusal)
+            if reason is EndReason.STOPPED and self.refusal is not None:
+                reason = EndReason.DRAINED
+            self._end(incarnation, reason, cause)
+            if entry.state is State.STARTING:
+                self._fail_start(entry, cause, after)
+            elif self.refusal is not None:
+                self._fail_requests(entry, RegistryStopped(self.refusal), after)
+            self._hand_over(entry, reason, cause, after)
+        self._admit(after)
+
+    def _hand_over(
+        self, entry: Entry, reason: EndReason, cause: BaseException | None, after: After
+    ) -> None:
+        """Decide what follows an incarnation that has ended."""
+        entry.incarnation = entry.ref = None
+        now = time.monotonic()
+        if reason in {EndReason.FAILED, EndReason.START_FAILED}:
+            record = self._failures.add(entry.key, now)
+            self._alarm(record, record.rest(now) + self.policy.failure_window)
+            entry.cause = cause
+            if self._failures.exceed(record):
+                self._quarantine(entry, after)
+                return
+            entry.restarts = (
+                self.policy.restart == "at once"
+                and self.refusal is None
+                and self.blueprint is not None
+            )
+        # Who wanted it to stop has what they wanted, unless letters came before.
+        self._skip(entry, after, stops=True)
+        if entry.queue and self.blueprint is None and not entry.requests:
+            self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, cause), after)
+        elif entry.queue or entry.requests or entry.restarts:
+            self._begin(entry, after)
+        else:
+            self._remove(entry)
+
+    def _quarantine(self, entry: Entry, after: After) -> None:
+        """Close a key that has failed too often, for a time, and report to all who waited."""
+        if self.refusal is not None:
+            self._give_up(entry, DeadLetterReason.QUARANTINED, undeliverable(entry), after)
+            return
+        self._move(entry, State.QUARANTINED)
+        self._fail_requests(entry, quarantined(entry), after)
+        letters = self._take_queue(entry)
+        error = undeliverable(entry)
+        self._report(entry, letters, DeadLetterReason.QUARANTINED, error, after)
 
     # Foreign actors.
 
@@ -261,91 +485,248 @@ class Table:
             RegistryStopped: If the registry takes nothing new.
 
         """
-        with self._lock:
+
+        def decide(after: After) -> None:
             self._check_open()
             entry = self._entries.get(key)
-            owner = self._live_foreign(key)
-            free = entry is None and owner is None
-            if free:
-                row = Foreign(ref, self._next_number())
-                self._foreign[key] = row
-                self._publish(Registered(key, row.number, ref))
-        if entry is not None:
-            raise KeyAlreadyRegistered(key, entry.ref)
-        if not free and owner is not ref:
-            raise KeyAlreadyRegistered(key, owner)
+            if entry is not None:
+                if entry.state is State.QUARANTINED:
+                    raise quarantined(entry)
+                raise KeyAlreadyRegistered(key, entry.ref)
+            owner = self.foreign.claim(key)
+            if owner is None:
+                self.foreign.add(key, ref, self._next_number())
+                self._tell_watchers(key, ref, after)
+            elif owner is not ref:
+                raise KeyAlreadyRegistered(key, owner)
+
+        self._change(decide)
 
     def unregister(self, key: Hashable, ref: Ref) -> bool:
         """Take a foreign actor's row out if it is this ref's; tells whether it was."""
         with self._lock:
             self.check_process()
-            row = self._foreign.get(key)
-            if row is None or row.ref is not ref:
-                return False
-            self._drop_foreign(key, row)
-            return True
+            return self.foreign.remove(key, ref)
 
     def sweep(self) -> None:
         """Take out the rows of foreign actors that have died."""
-        if self._foreign:
-            with self._lock:
-                for key in list(self._foreign):
-                    self._live_foreign(key)
+        with self._lock:
+            self.foreign.sweep()
 
-    # Watching.
+    # Watching and operating.
 
     def subscribe(self, listener: Ref) -> None:
-        """Tell `listener` of everything that happens from now on. Atomic: nothing is told half."""
-        with self._lock:
-            self._check_open()
-            if listener not in self._listeners:
-                self._listeners = (*self._listeners, listener)
+        """Tell `listener` of everything that happens from now on."""
+        self._check_open()
+        self.courier.subscribe(listener)
 
     def unsubscribe(self, listener: Ref) -> None:
         """Tell `listener` no more."""
+        self.check_process()
+        self.courier.unsubscribe(listener)
+
+    def watch(self, key: Hashable) -> Future[Ref]:
+        """Return a future of the key's next ref, or of the one that is active now."""
+        future: Future[Ref] = Future()
+        with self._lock:
+            self._check_open()
+            ref = self.get(key)
+            if ref is None:
+                future.target = self._entries.get(key)
+                self._watchers.setdefault(key, []).append(future)
+        if ref is not None:
+            future.set(ref)
+        return future
+
+    def unwatch(self, key: Hashable, future: Future[Ref]) -> None:
+        """Wait no longer."""
+        with self._lock:
+            futures = self._watchers.get(key)
+            if futures is not None and future in futures:
+                futures.remove(future)
+                if not futures:
+                    del self._watchers[key]
+
+    def stats(self) -> Stats:
+        """Return what there is to do and what was done. Costs the same however many are live."""
         with self._lock:
             self.check_process()
-            self._listeners = tuple(ref for ref in self._listeners if ref is not listener)
+            waiting = self.admission.waiting
+            return Stats(
+                active=len(self.active),
+                live=self.admission.live,
+                waiting=waiting,
+                starting=self._states[State.STARTING] - waiting,
+                stopping=self._states[State.STOPPING],
+                backoff=self._states[State.BACKOFF],
+                quarantined=self._states[State.QUARANTINED],
+                queued=self._queued,
+                activations=self._activations,
+                ends=MappingProxyType(dict(self._ends + self.foreign.ends)),
+                declined=self._declined,
+                redelivered=self._redelivered,
+                expired=self._expired,
+                dead_letters=MappingProxyType(dict(self.dead_letters.counts)),
+            )
+
+    def release(self, key: Hashable) -> bool:
+        """Open a key that was quarantined for its failures; tells whether it was.
+
+        Raises:
+            Quarantined: If an abandoned incarnation holds it.
+
+        """
+        with self._lock:
+            self.check_process()
+            entry = self._entries.get(key)
+            if entry is None or entry.state is not State.QUARANTINED:
+                return False
+            if entry.incarnation is not None:
+                raise quarantined(entry)
+            self._release(entry)
+            return True
+
+    # Time.
+
+    def tick(self) -> None:
+        """Do what is due now and then, whatever has happened."""
+
+        def decide(after: After) -> None:
+            self.admission.tick()
+            self._admit(after)
+
+        self._change(decide)
+
+    def ring(self, latest: float) -> float:
+        """Do what is due by now; return when to call again, `latest` at the latest."""
+
+        def decide(after: After) -> float:
+            now = time.monotonic()
+            for owner in self._alarms.ring(now):
+                try:
+                    if isinstance(owner, Record):
+                        self._failures.forget(owner.key)
+                    else:
+                        self._rung(owner, now, after)
+                except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+                    after.do(_log_alarm, owner.key, error)
+            self._rings_at = min(self._alarms.next(), latest)
+            return self._rings_at
+
+        return self._change(decide)
+
+    def _rung(self, entry: Entry, now: float, after: After) -> None:
+        """Do what an entry's alarm was set for, which depends on its state."""
+        incarnation = entry.incarnation
+        if entry.state is State.BACKOFF:
+            self._begin(entry, after)
+        elif incarnation is None:
+            self._release(entry)
+        elif entry.state is State.ACTIVE:
+            self._check_idle(incarnation, now)
+        elif self._is_crowded(entry):
+            error = Overloaded(entry.key, self._crowd(self.policy.start_timeout))
+            error.__cause__ = self.admission.no_thread
+            self._give_up(entry, DeadLetterReason.OVERLOADED, error, after)
+        elif not incarnation.launched:
+            self._alarm(entry, self.policy.start_timeout)
+        elif not incarnation.begun:
+            self._alarm(entry, LAUNCH_AGAIN)
+            after.do(self._launch, incarnation)
+        else:
+            self._abandon(entry, after)
+            self._admit(after)
+
+    def _check_idle(self, incarnation: Incarnation, now: float) -> None:
+        """Ask it to retire if it has been idle for long enough, else look again then."""
+        since = incarnation.inbox.idle_since()
+        idle, reason = incarnation.idle, EndReason.IDLE
+        if self.refusal is not None:
+            idle, reason = self._linger, EndReason.DRAINED
+        assert idle is not None
+        left = idle if since is None else since + idle - now
+        if left > 0:
+            self._alarm(incarnation.entry, left)
+        elif incarnation.asked is None:
+            incarnation.asked = reason
+            incarnation.inbox.nudge()
 
     # Shutting down.
 
-    def close(self, refusal: str) -> list[Ref]:
-        """Take nothing new from now on; return the refs of the aggregates to stop.
+    def close(self, refusal: str, linger: float) -> None:
+        """Take nothing new from outside from now on, and let what there is come to its end.
 
-        Those that are starting look for themselves once they are active. When the last entry has
-        gone `on_drained` is called.
+        Who has nothing to do goes. The others finish what they have accepted, and may send each
+        other letters, and activate each other by them; when they have nothing to do they stay for
+        so many seconds more, for others may need them. Once none of them has anything to do
+        `on_settled` is called, and `retire` lets them go; once none is left it is called again.
         """
-        with self._lock:
+
+        def decide(after: After) -> None:
             self.refusal = refusal
-            for key, row in list(self._foreign.items()):
-                self._drop_foreign(key, row)
-            self._check_drained()
-            return list(self.active.values())
+            self._linger = linger
+            self.foreign.clear()
+            stopped = RegistryStopped(refusal)
+            for futures in self._watchers.values():
+                for future in futures:
+                    after.do(future.fail, stopped)
+            self._watchers.clear()
+            for entry in list(self._entries.values()):
+                self._close(entry, stopped, after)
+            self._check_settled()
+
+        self._change(decide)
+
+    def _close(self, entry: Entry, stopped: RegistryStopped, after: After) -> None:
+        incarnation = entry.incarnation
+        entry.restarts = False
+        if entry.state is State.ACTIVE:
+            assert incarnation is not None
+            if incarnation.inbox.idle_since() is not None:
+                incarnation.asked = EndReason.DRAINED
+            incarnation.inbox.nudge()
+        elif incarnation is None and entry.state is State.QUARANTINED:
+            self._release(entry)
+        elif incarnation is None or not incarnation.launched:
+            self._fail_requests(entry, stopped, after)
+            self._drop_if_unwanted(entry, after)
+
+    def retire(self) -> bool:
+        """Let those go that have nothing to do; true if there are none left."""
+        with self._lock:
+            for ref in self.active.values():
+                cast("Inbox", ref.actor_inbox).nudge()
+            return len(self._entries) == self._states[State.QUARANTINED]
 
     def abandon(self) -> list[Hashable]:
-        """Quarantine what has not ended; return the keys."""
-        requests: list[StartRequest] = []
-        keys: list[Hashable] = []
-        with self._lock:
-            refusal = self.refusal
-            for entry in self._entries.values():
-                if entry.state is not State.QUARANTINED:
-                    assert entry.incarnation is not None
+        """Quarantine what has not ended; return its keys, and of those that were before."""
+
+        def decide(after: After) -> list[Hashable]:
+            keys: list[Hashable] = []
+            self._is_over = True
+            for entry in list(self._entries.values()):
+                if entry.incarnation is not None and entry.incarnation.launched:
+                    if entry.state is not State.QUARANTINED:
+                        self._abandon(entry, after)
                     keys.append(entry.key)
-                    self._move(entry, State.QUARANTINED)
-                    self._publish(
-                        Terminated(entry.key, entry.incarnation.number, EndReason.ABANDONED)
+                else:
+                    error = Undeliverable(
+                        entry.key, "was not activated before its registry stopped"
                     )
-                    requests += entry.requests
-                    entry.requests = []
-        _fail_stopped(requests, refusal)
-        return keys
+                    self._give_up(entry, DeadLetterReason.REGISTRY_STOPPED, error, after)
+            for record in self._failures.clear():
+                self._alarm(record, None)
+            return keys
+
+        return self._change(decide)
 
     def abandoned(self) -> list[Hashable]:
-        """Return the keys that are quarantined."""
+        """Return the keys that abandoned incarnations hold."""
         with self._lock:
             return [
-                entry.key for entry in self._entries.values() if entry.state is State.QUARANTINED
+                entry.key
+                for entry in self._entries.values()
+                if entry.state is State.QUARANTINED and entry.incarnation is not None
             ]
 
     def leave(self) -> None:
@@ -362,8 +743,8 @@ class Table:
 
     def check_process(self) -> None:
         """Raise `RegistryStopped` in a forked child."""
-        if self.refusal is _FORKED:
-            raise RegistryStopped(_FORKED)
+        if self.refusal is FORKED:
+            raise RegistryStopped(FORKED)
 
     def runs_here(self) -> bool:
         """Tell whether the calling thread is the registry's or runs one of its aggregates."""
@@ -387,154 +768,55 @@ class Table:
             if incarnation is not None and incarnation.runner is not None
         ]
 
+    def holders(self) -> Sequence[int] | None:
+        """Return `None`: a shutdown waits for no place."""
+        return None
+
+    def was_withdrawn(self) -> None:
+        """Do nothing: a shutdown goes on all the same."""
+
     def forked(self) -> None:
         """Refuse everything: the threads that served this table exist in the parent only."""
         self._lock = threading.Lock()
-        self.refusal = _FORKED
+        self.refusal = FORKED
         refs = [*self.active.values(), self.registry_ref]
-        self.active = _Forked()
+        self.active = Forked()
         for ref in refs:
             if ref is not None:
                 inbox = cast("Inbox", ref.actor_inbox)
-                inbox.close_after_fork(lambda: pykka.ActorDeadError(_FORKED))
-
-    # What follows needs the lock.
-
-    def _check_open(self) -> None:
-        if self.refusal is not None:
-            raise RegistryStopped(self.refusal)
-
-    def _wait_for(self, request: StartRequest, entry: Entry) -> None:
-        """Let the request wait for the entry's present incarnation: to start, or to end."""
-        request.entry = entry
-        request.future.target = entry.incarnation
-        entry.requests.append(request)
-
-    def _next_number(self) -> int:
-        self._last_number += 1
-        return self._last_number
-
-    def _move(self, entry: Entry, state: State) -> None:
-        """Change the state of an entry: the only place that does."""
-        if state not in AFTER[entry.state]:
-            msg = f"{entry.state} is never followed by {state}"
-            raise AssertionError(msg)
-        if state is State.ACTIVE:
-            assert entry.ref is not None
-            self.active[entry.key] = entry.ref
-        elif entry.state is State.ACTIVE:
-            self.active.pop(entry.key, None)  # in a forked child it is empty
-        entry.state = state
-        if state is State.QUARANTINED:
-            self._quarantined += 1
-
-    def _remove(self, entry: Entry) -> None:
-        """Take an entry out: from now on its key is absent."""
-        entry.incarnation = None
-        del self._entries[entry.key]
-        if entry.state is State.QUARANTINED:
-            self._quarantined -= 1
-        self._check_drained()
-
-    def _check_drained(self) -> None:
-        if self.refusal is not None and len(self._entries) == self._quarantined:
-            self.on_drained()
-
-    def _live_foreign(self, key: Hashable) -> Ref | None:
-        """Return the ref of the live foreign actor under `key`; a dead one's row is taken out."""
-        row = self._foreign.get(key)
-        if row is None or row.is_alive():
-            return None if row is None else row.ref
-        self._drop_foreign(key, row)
-        return None
-
-    def _drop_foreign(self, key: Hashable, row: Foreign) -> None:
-        del self._foreign[key]
-        reason = EndReason.UNREGISTERED if row.is_alive() else EndReason.UNKNOWN
-        self._publish(Terminated(key, row.number, reason))
-
-    def _publish(self, event: Registered | Terminated) -> None:
-        """Post an event, in the order in which the table changed."""
-        if self._listeners:
-            self.courier.post(event, self._listeners)
+                inbox.close_after_fork(lambda: pykka.ActorDeadError(FORKED))
 
     # What follows must not have the lock.
 
-    def _launch(self, incarnation: Incarnation) -> None:
-        incarnation.blueprint.aggregate_class._pykka_registry_launch(incarnation)
-
-    def _abort(self, incarnation: Incarnation, error: BaseException) -> None:
-        """Free the key of an incarnation that could not be launched, unless it has begun."""
-        entry = incarnation.entry
-        requests: list[StartRequest] = []
-        with self._lock:
-            if entry.incarnation is incarnation and not incarnation.begun:
-                if self._entries.get(entry.key) is entry:
-                    if entry.state is not State.QUARANTINED:
-                        self._publish(
-                            Terminated(entry.key, incarnation.number, EndReason.START_FAILED, error)
-                        )
-                    self._remove(entry)
-                entry.incarnation = None
-                requests, entry.requests = entry.requests, []
-        _fail_start(requests, error)
-
-    def _withdraw(self, request: StartRequest) -> None:
-        if request.entry is not None:
+    def _change(self, decide: Callable[[After], T]) -> T:
+        """Decide under the lock, then carry out what was decided, interrupted or not."""
+        after = After()
+        try:
             with self._lock:
-                if request in request.entry.requests:
-                    request.entry.requests.remove(request)
+                result = decide(after)
+            after.run()
+        except BaseException:
+            after.run()
+            raise
+        return result
 
+    def _launch(self, incarnation: Incarnation) -> None:
+        try:
+            incarnation.blueprint.aggregate_class._pykka_registry_launch(incarnation)
+        except (RuntimeError, MemoryError) as error:  # there are too many threads
+            self._change(partial(self._refuse, incarnation, error))
 
-def _fail_start(requests: list[StartRequest], cause: BaseException | None) -> None:
-    """Give everybody who waited for a start what made it fail."""
-    for request in requests:
-        if isinstance(cause, Exception):
-            request.future.fail(cause)
+    def _refuse(self, incarnation: Incarnation, error: Exception, after: After) -> None:
+        if incarnation.begun or not incarnation.launched:
+            return
+        if self._is_due(incarnation):
+            self.admission.refuse(incarnation, error)
+            self._alarm(incarnation.entry, max(incarnation.due_by - time.monotonic(), 0))
+            self._drop_if_unwanted(incarnation.entry, after)
         else:
-            # A BaseException means "end this thread"; it is not raised in a thread that it was not
-            # meant for.
-            error = Undeliverable(request.key, "ended before its start was complete")
-            error.__cause__ = cause
-            request.future.fail(error)
+            incarnation.begun = True
+            self._never_mind(incarnation, after)
 
 
-def _fail_stopped(requests: list[StartRequest], refusal: str | None) -> None:
-    """Tell everybody who waited that the registry has stopped."""
-    for request in requests:
-        request.future.fail(RegistryStopped(refusal))
-
-
-def _nothing() -> None:
-    """Stand in for a registry until there is one."""
-
-
-# Fork: https://docs.python.org/3/library/os.html#os.fork. Only the forking thread exists in the
-# child, so no lock that another thread held is ever released there, and no actor answers.
-
-_FORKED = (
-    "this process was forked from the one in which the registry runs, and has none of its threads; "
-    "fork before the registry is started, or use the 'spawn' start method"
-)
-
-
-class _Forked(dict[Hashable, Ref]):
-    """Takes the place of `active` in a forked child, where every look-up says why it fails."""
-
-    def _refuse(self, *_args: object) -> Any:
-        raise RegistryStopped(_FORKED)
-
-    get = copy = __len__ = __contains__ = __iter__ = __getitem__ = _refuse
-
-
-_tables: weakref.WeakSet[Table] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    _waits.forget_after_fork()
-    for table in _tables:
-        table.forked()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch  # there is no fork on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+def _log_alarm(key: Hashable, error: Exception) -> None:
+    log(logging.ERROR, "the alarm of key %s failed", name(key), error=error)

@@ -1,0 +1,453 @@
+"""The rows of a table: one entry per key, one state machine.
+
+    absent ──claimed──▶ STARTING ──activated──▶ ACTIVE ──stopping──▶ STOPPING
+    STARTING, STOPPING ──ended──▶ absent, STARTING (a successor), BACKOFF or QUARANTINED
+    absent ──claimed while it rests──▶ BACKOFF ──its time──▶ STARTING
+    STARTING, ACTIVE, STOPPING ──abandoned──▶ QUARANTINED ──ended, or released──▶ absent
+
+This is how rows change; `_table.py` says when, and has the lock that everything here needs. What
+would run user code, or take long, is put off until the lock is released; see `After`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pykka_registry._admission import Admission
+from pykka_registry._alarms import Alarms
+from pykka_registry._courier import Courier
+from pykka_registry._dead_letters import DeadLetters
+from pykka_registry._entry import AFTER, Blueprint, Entry, Incarnation, Ref, StartRequest, State
+from pykka_registry._events import DeadLetterReason, EndReason, Terminated
+from pykka_registry._exceptions import (
+    KeyAlreadyRegistered,
+    Overloaded,
+    Quarantined,
+    RegistryStopped,
+    Undeliverable,
+)
+from pykka_registry._foreign import ForeignRows
+from pykka_registry._inbox import is_expired, is_stop
+from pykka_registry._supervision import Failures, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from pykka_registry._after import After
+    from pykka_registry._future import Future
+    from pykka_registry._inbox import Letter
+    from pykka_registry._policy import Policy
+
+__all__ = ["Rows", "abandoned", "no_class", "quarantined", "stopped_at_rest", "undeliverable"]
+
+LAUNCH_AGAIN = 1.0
+"""Seconds after which a thread that has not begun is started again: an interrupt may have come
+between the claim of a key and the start of its thread. If both begin, one ends at once."""
+
+
+class Rows:
+    """The rows of one registry, by key. Every method needs the table's lock."""
+
+    def __init__(self, blueprint: Blueprint | None, name: str, policy: Policy) -> None:
+        self.blueprint = blueprint
+        self.name = name
+        self.policy = policy
+        self.active: dict[Hashable, Ref] = {}
+        self.courier = Courier(name)
+        self.dead_letters = DeadLetters(policy, self.courier)
+        self.foreign = ForeignRows(self.courier)
+        self.admission = Admission(policy)
+        self.refusal: str | None = None
+        """Why nothing new is taken, once that is so."""
+        self.on_settled: Callable[[], None] = _nothing
+        """Called when a closed table has nothing to do, or nothing left. Set once, by the registry
+        before anybody else has the table, as is the next one."""
+        self.on_alarm: Callable[[], None] = _nothing
+        """Called when `Table.ring` must be called sooner than it has said."""
+        self._entries: dict[Hashable, Entry] = {}
+        self._states: Counter[State] = Counter()
+        self._failures = Failures(policy)
+        self._alarms: Alarms[Entry | Record] = Alarms()
+        self._rings_at = 0.0
+        """When `Table.ring` will be called at the latest."""
+        self._watchers: dict[Hashable, list[Future[Ref]]] = {}
+        """Who waits for a key to become active."""
+        self._queued: int = 0
+        """Letters in the queues of all entries."""
+        self._last_number: int = 0
+        self._quiet: int = 0
+        """Active incarnations that have nothing to do, once the table is closed."""
+        self._retiring = False
+        """All of them have had nothing to do, so each may go."""
+        self._linger = 0.0
+        """Seconds for which an idle one stays all the same, since others may still need it."""
+        self._is_over = False
+        """Nothing is taken any more, not even from its own aggregates."""
+        self._activations: int = 0
+        self._ends: Counter[EndReason] = Counter()
+        self._declined: int = 0
+        self._redelivered: int = 0
+        self._expired: int = 0
+
+    def _check_open(self) -> None:
+        if self.refusal is not None:
+            raise RegistryStopped(self.refusal)
+
+    def _check_room(self, key: Hashable) -> None:
+        if self._queued >= self.policy.max_queued:
+            why = f"max_queued={self.policy.max_queued} messages wait for keys that are not active"
+            raise Overloaded(key, why)
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _move(self, entry: Entry, state: State, delay: float | None = None) -> None:
+        """Change the state of an entry, and set its alarm: the only place that does the former.
+
+        Args:
+            entry: The entry.
+            state: Its next state.
+            delay: Seconds until its alarm rings, if the state does not say.
+
+        """
+        before = entry.state
+        if state not in AFTER[before]:
+            msg = f"{before} is never followed by {state}"
+            raise AssertionError(msg)
+        if state is State.ACTIVE:
+            assert entry.ref is not None
+            self.active[entry.key] = entry.ref
+        elif before is State.ACTIVE:
+            assert entry.incarnation is not None
+            self.active.pop(entry.key, None)  # in a forked child it is empty
+            self._set_quiet(entry.incarnation, quiet=False)
+        if state is State.STARTING:
+            delay = self.policy.start_timeout
+        elif state is State.STOPPING:
+            delay = self.policy.stop_timeout
+        elif state is State.QUARANTINED and entry.incarnation is None:
+            delay = self.policy.quarantine
+        entry.state = state
+        self._states[before] -= 1
+        self._states[state] += 1
+        self._alarm(entry, delay)
+        # Last, so that an interrupt leaves no entry behind that nobody has begun.
+        if state is State.ABSENT:
+            if self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
+        elif before is State.ABSENT:
+            self._entries[entry.key] = entry
+
+    def _alarm(self, owner: Entry | Record, delay: float | None) -> None:
+        self._alarms.set(owner, time.monotonic(), delay)
+        if owner.alarm is not None and owner.alarm < self._rings_at:
+            self._rings_at = owner.alarm
+            self.on_alarm()
+
+    def _alarm_idle(self, incarnation: Incarnation) -> None:
+        """Have it looked at when it may have been idle for long enough."""
+        self._alarm(incarnation.entry, incarnation.idle or None)
+        if incarnation.idle == 0:  # as soon as nothing waits, which it sees for itself
+            incarnation.inbox.nudge()
+
+    def _begin(self, entry: Entry, after: After) -> None:
+        """Let the key rest for as long as it must, or make its next incarnation due.
+
+        Who waits first decides what it is built from. Who insists on a new actor is not served with
+        the one of somebody else.
+        """
+        record = self._failures.get(entry.key)
+        rest = 0.0 if record is None else record.rest(time.monotonic())
+        if rest and entry.state is not State.BACKOFF:
+            self._move(entry, State.BACKOFF, rest)
+            return
+        if entry.requests:
+            blueprint = entry.requests[0].blueprint
+            for request in entry.requests[1:]:
+                if request.exclusive:
+                    entry.requests.remove(request)
+                    after.do(request.future.fail, KeyAlreadyRegistered(entry.key, None))
+        else:
+            blueprint = self.check_class()
+        entry.incarnation = Incarnation(entry, blueprint, self.policy.idle)
+        entry.incarnation.due_by = time.monotonic() + self.policy.start_timeout
+        self.admission.enqueue(entry.incarnation)
+        self._move(entry, State.STARTING)
+        self._admit(after)
+
+    def _admit(self, after: After) -> None:
+        """Launch those for whom there is a place now."""
+        for incarnation in self.admission.admit():
+            if not incarnation.number:
+                incarnation.number = self._next_number()
+            self._alarm(incarnation.entry, LAUNCH_AGAIN)
+            after.do(self._launch, incarnation)
+
+    def _is_active(self, incarnation: Incarnation) -> bool:
+        """Tell whether this incarnation is the one that look-ups find."""
+        entry = incarnation.entry
+        return entry.state is State.ACTIVE and entry.incarnation is incarnation
+
+    def _is_due(self, incarnation: Incarnation) -> bool:
+        """Tell whether it is still this incarnation that its key waits for."""
+        entry = incarnation.entry
+        return (
+            self._entries.get(entry.key) is entry
+            and entry.incarnation is incarnation
+            and entry.state is State.STARTING
+        )
+
+    def _never_mind(self, incarnation: Incarnation, after: After) -> None:
+        """Give back the place of one that was launched, has not begun, and is not wanted now."""
+        entry = incarnation.entry
+        self.admission.end(incarnation)
+        if entry.incarnation is incarnation and entry.state is State.QUARANTINED:
+            self._remove(entry)
+        self._admit(after)
+
+    def _remove(self, entry: Entry) -> None:
+        """Take an entry out: from now on its key is absent."""
+        entry.incarnation = entry.cause = None
+        self._move(entry, State.ABSENT)
+        self._check_settled()
+
+    def _release(self, entry: Entry) -> None:
+        """Open a key that was quarantined for its failures."""
+        record = self._failures.forget(entry.key)
+        if record is not None:
+            self._alarm(record, None)
+        self._remove(entry)
+
+    def _abandon(self, entry: Entry, after: After) -> None:
+        """Wait no longer for an incarnation; it keeps the key until its thread ends."""
+        incarnation = entry.incarnation
+        assert incarnation is not None
+        self.admission.give_up(incarnation)
+        self._end(incarnation, EndReason.ABANDONED, None)
+        self._move(entry, State.QUARANTINED)
+        if self.refusal is None:
+            self._fail_requests(entry, quarantined(entry), after)
+        else:
+            self._fail_requests(entry, RegistryStopped(self.refusal), after)
+        self._report(
+            entry,
+            self._take_queue(entry),
+            DeadLetterReason.ABANDONED,
+            abandoned(entry),
+            after,
+        )
+        if incarnation.life is not None:
+            after.do(incarnation.life.abandon)
+        self._check_settled()
+
+    def _give_up(
+        self, entry: Entry, reason: DeadLetterReason, error: Exception, after: After
+    ) -> None:
+        """Take out an entry that has no incarnation, and report to all who waited."""
+        if entry.incarnation is not None:
+            self.admission.withdraw(entry.incarnation)
+        self._fail_requests(entry, error, after)
+        self._report(entry, self._take_queue(entry), reason, error, after)
+        self._remove(entry)
+
+    def _drop_if_unwanted(self, entry: Entry, after: After) -> None:
+        """Take out an entry that has not begun to start if nobody waits for it any longer."""
+        begun = entry.incarnation is not None and entry.incarnation.begun
+        waits = entry.state in {State.STARTING, State.BACKOFF} and not begun
+        if waits and not entry.requests and not entry.restarts:
+            self._skip(entry, after)
+            if entry.queue and entry.incarnation is None and self.blueprint is None:
+                self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, entry.cause), after)
+            elif not entry.queue:
+                if entry.incarnation is not None:
+                    self.admission.withdraw(entry.incarnation)
+                self._remove(entry)
+                self._admit(after)
+
+    def _is_crowded(self, entry: Entry) -> bool:
+        """Tell whether the entry waits for a place under the ceiling."""
+        incarnation = entry.incarnation
+        return (
+            entry.state is State.STARTING
+            and incarnation is not None
+            and not incarnation.launched
+            and self.admission.is_full
+        )
+
+    def _crowd(self, seconds: float | None) -> str:
+        live, most = self.admission.live, f"of max_live={self.policy.max_live}"
+        if self.admission.no_thread is not None:
+            most = "and the system grants no thread for another"
+        return f"{live} aggregates are live, {most}, and none became idle within {seconds} seconds"
+
+    def _wait_for(self, request: StartRequest, entry: Entry) -> None:
+        request.entry = request.future.target = entry
+        entry.requests.append(request)
+
+    def _withdraw(self, request: StartRequest, seconds: float | None, after: After) -> str | None:
+        """Take a request back; tells why there was no place for it, if it has waited for one."""
+        entry = request.entry
+        if entry is None or request not in entry.requests:
+            return None
+        crowd = self._crowd(seconds) if self._is_crowded(entry) else None
+        entry.requests.remove(request)
+        self._drop_if_unwanted(entry, after)
+        return crowd
+
+    def _queue(self, entry: Entry, letter: Letter) -> None:
+        if letter.reply_to is not None:
+            letter.reply_to.sent_to(entry)
+        entry.queue.append(letter)
+        self._queued += 1
+
+    def _accept(self, entry: Entry, letter: Letter) -> None:
+        """Put a letter into the inbox of an active incarnation, which is open."""
+        assert entry.incarnation is not None
+        if letter.reply_to is not None:
+            letter.reply_to.sent_to(entry)
+        entry.incarnation.inbox.accept(letter)
+        if self.refusal is not None:
+            self._set_quiet(entry.incarnation, quiet=False)
+            entry.incarnation.inbox.nudge()
+
+    def _take_queue(self, entry: Entry) -> list[Letter]:
+        letters = list(entry.queue)
+        entry.queue.clear()
+        entry.left_over = 0
+        self._queued -= len(letters)
+        return letters
+
+    def _skip(self, entry: Entry, after: After, *, stops: bool = False) -> None:
+        """Take letters from the front that nobody waits for, and requests to stop if that is so."""
+        while entry.queue:
+            letter = entry.queue[0]
+            if stops and is_stop(letter.message):
+                assert letter.reply_to is not None
+                after.do(letter.reply_to.give, True)
+            elif not is_expired(letter):
+                return
+            entry.queue.popleft()
+            entry.left_over = max(entry.left_over - 1, 0)
+            self._queued -= 1
+
+    def _report(
+        self,
+        entry: Entry,
+        letters: Sequence[Letter],
+        reason: DeadLetterReason,
+        error: Exception,
+        after: After,
+    ) -> None:
+        """Tell the askers of letters that nobody will handle; those that were told are dead."""
+        told: list[Any] = []
+        for letter in letters:
+            if letter.reply_to is None:
+                told.append(letter.message)
+            elif is_stop(letter.message):
+                after.do(letter.reply_to.give, False)
+            else:
+                after.do(letter.reply_to.fail, error)
+        self.dead_letters.add(entry.key, told, reason, error.__cause__, after.do)
+
+    def _fail_requests(self, entry: Entry, error: Exception, after: After) -> None:
+        requests, entry.requests = entry.requests, []
+        for request in requests:
+            after.do(request.future.fail, error)
+
+    def _fail_start(self, entry: Entry, cause: BaseException | None, after: After) -> None:
+        """Give everybody who waits for a start what made it fail.
+
+        Nobody waits for what was told, so that stays for the next incarnation.
+        """
+        error = Undeliverable(entry.key, "failed to start")
+        error.__cause__ = cause
+        # A BaseException means "end this thread"; it is not raised in a thread that it was not
+        # meant for.
+        self._fail_requests(entry, cause if isinstance(cause, Exception) else error, after)
+        left_over, entry.left_over = entry.left_over, 0
+        for _ in range(len(entry.queue)):
+            letter = entry.queue.popleft()
+            if letter.reply_to is None or is_stop(letter.message):
+                entry.queue.append(letter)
+                entry.left_over += left_over > 0
+            else:
+                self._queued -= 1
+                after.do(letter.reply_to.fail, error)
+            left_over -= 1
+
+    def _launch(self, incarnation: Incarnation) -> None:
+        """Start its thread; without the lock."""
+        raise NotImplementedError
+
+    def check_class(self) -> Blueprint:
+        """Return what to build from; raise `TypeError` if there is nothing."""
+        if self.blueprint is None:
+            msg = (
+                f"registry {self.name!r} has no aggregate class, so it can start nothing: "
+                "give it one with AggregateRegistry.start(Account), "
+                "or use Account.start(registry, key)"
+            )
+            raise TypeError(msg)
+        return self.blueprint
+
+    def _end(
+        self, incarnation: Incarnation, reason: EndReason, cause: BaseException | None
+    ) -> None:
+        self._ends[reason] += 1
+        self.courier.announce(Terminated(incarnation.entry.key, incarnation.number, reason, cause))
+
+    def _set_quiet(self, incarnation: Incarnation, *, quiet: bool) -> None:
+        if incarnation.quiet is not quiet:
+            incarnation.quiet = quiet
+            self._quiet += 1 if quiet else -1
+            self._check_settled()
+
+    def _check_settled(self) -> None:
+        """See whether a closed table has nothing to do, or nothing left."""
+        if self.refusal is None:
+            return
+        busy = len(self._entries) - self._states[State.QUARANTINED] - self._quiet
+        if not busy and (not self._retiring or not self._quiet):
+            self._retiring = True
+            self.on_settled()
+
+    def _tell_watchers(self, key: Hashable, ref: Ref, after: After) -> None:
+        for future in self._watchers.pop(key, ()):
+            after.do(future.give, ref)
+
+
+def quarantined(entry: Entry) -> Quarantined:
+    error = Quarantined(entry.key, is_abandoned=entry.incarnation is not None)
+    error.__cause__ = entry.cause
+    return error
+
+
+def undeliverable(entry: Entry) -> Undeliverable:
+    if entry.incarnation is not None:
+        return abandoned(entry)
+    error = Undeliverable(entry.key, "is quarantined, for it failed too often")
+    error.__cause__ = entry.cause
+    return error
+
+
+def abandoned(entry: Entry) -> Undeliverable:
+    return Undeliverable(entry.key, "has an incarnation that did not start or end in time")
+
+
+def stopped_at_rest(entry: Entry) -> Undeliverable:
+    error = Undeliverable(entry.key, "was stopped while it rested after a failure")
+    error.__cause__ = entry.cause
+    return error
+
+
+def no_class(entry: Entry, cause: BaseException | None) -> Undeliverable:
+    error = Undeliverable(entry.key, "has ended, and its registry has no class for a successor")
+    error.__cause__ = cause
+    return error
+
+
+def _nothing() -> None:
+    """Stand in for a registry until there is one."""
