@@ -61,8 +61,8 @@ def nothing_is_left() -> Generator[None]:
 
 @pytest.fixture
 def counters() -> Generator[RegistryRef[Counting]]:
-    """A registry of `Counting` aggregates."""
-    with AggregateRegistry.start(Counting) as registry:
+    """A registry of `Counting` aggregates that may fail as often as they like."""
+    with AggregateRegistry.start(Counting, backoff=(0, 0), max_failures=1_000_000) as registry:
         yield registry
 
 

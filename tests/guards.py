@@ -37,31 +37,34 @@ class Guard:
 GUARDS = [
     Guard(
         "claiming a key is atomic",
-        "_table.py",
-        "                    self._entries[key] = entry\n",
-        "                    __import__('time').sleep(0)\n"
-        "                    self._lock.release(); self._lock.acquire()\n"
-        "                    self._entries[key] = entry\n",
+        "_rows.py",
+        "            self._entries[entry.key] = entry\n",
+        "            self._lock.release(); __import__('time').sleep(0); self._lock.acquire()  # type: ignore\n"
+        "            self._entries[entry.key] = entry\n",
         "tests/test_races.py",
     ),
     Guard(
         "a successor starts after its predecessor's teardown",
         "_table.py",
-        "                self._move(entry, State.STOPPING)\n",
-        "                self._move(entry, State.STOPPING)\n"
-        "                self._entries.pop(entry.key)\n"
-        "                self._entries[object()] = entry\n"
-        "                entry.key = next(k for k, e in self._entries.items() if e is entry)\n",
+        "            self._move(entry, State.STOPPING)\n"
+        "            self.admission.leave(incarnation)\n",
+        "            self._move(entry, State.STOPPING)\n"
+        "            self.admission.leave(incarnation)\n"
+        "            self._entries.pop(entry.key)\n"
+        "            self._entries[object()] = entry\n"
+        "            entry.key = next(k for k, e in self._entries.items() if e is entry)\n",
         "tests/test_aggregate.py::test_a_successor_starts_only_after_on_stop_has_returned",
     ),
     Guard(
         "the referee sees a successor that starts too early",
         "_table.py",
-        "                self._move(entry, State.STOPPING)\n",
-        "                self._move(entry, State.STOPPING)\n"
-        "                self._entries.pop(entry.key)\n"
-        "                self._entries[object()] = entry\n"
-        "                entry.key = next(k for k, e in self._entries.items() if e is entry)\n",
+        "            self._move(entry, State.STOPPING)\n"
+        "            self.admission.leave(incarnation)\n",
+        "            self._move(entry, State.STOPPING)\n"
+        "            self.admission.leave(incarnation)\n"
+        "            self._entries.pop(entry.key)\n"
+        "            self._entries[object()] = entry\n"
+        "            entry.key = next(k for k, e in self._entries.items() if e is entry)\n",
         "tests/test_races.py::test_no_key_ever_has_two_live_incarnations",
     ),
     Guard(
@@ -74,14 +77,15 @@ GUARDS = [
     Guard(
         "a closed inbox refuses",
         "_inbox.py",
-        "            if make_error is None:\n",
-        "            if True:\n",
+        "            if self._error is not None:\n                return False\n",
+        "            if self._error is not None and __import__('sys').argv is None:\n"
+        "                return False\n",
         "tests/test_races.py::test_an_ask_that_races_with_a_stop_always_completes",
     ),
     Guard(
         "leftover asks are answered",
         "_life.py",
-        "                fail(envelope, self._undeliverable())\n",
+        "                fail(envelope, self.undeliverable())\n",
         "                pass\n",
         "tests/test_aggregate.py::test_messages_accepted_before_a_stop_are_handled",
     ),
@@ -89,13 +93,16 @@ GUARDS = [
         "leftover asks are answered before on_stop and stop_all run",
         "_life.py",
         "    def set(self) -> None:\n",
-        "    def set(self) -> None:\n        return super().set()\n\n    def unused(self) -> None:\n",
+        "    def set(self) -> None:\n"
+        "        return super().set()\n"
+        "\n"
+        "    def unused(self) -> None:\n",
         "tests/test_shutdown.py::test_system_exit_while_others_are_blocked_on_asks",
     ),
     Guard(
         "an asker is told of a BaseException",
         "_life.py",
-        '        fail(envelope, self._undeliverable(f"ended with {type(error).__name__} in the handler"))\n',
+        '        fail(envelope, self.undeliverable(f"ended with {type(error).__name__} in the handler"))\n',
         "",
         "tests/test_aggregate.py::test_a_base_exception_in_a_handler_stops_every_actor",
     ),
@@ -118,7 +125,8 @@ GUARDS = [
         "_waits.py",
         "            _blocked[me] = wait\n    if cycle is not None:\n",
         "            _lock.release(); __import__('time').sleep(0.001); _lock.acquire()\n"
-        "            _blocked[me] = wait\n    if cycle is not None:\n",
+        "            _blocked[me] = wait\n"
+        "    if cycle is not None:\n",
         "tests/test_waits.py::test_of_two_that_close_a_cycle_at_once_exactly_one_is_refused",
     ),
     Guard(
@@ -138,57 +146,61 @@ GUARDS = [
     Guard(
         "a failed start frees the key",
         "_table.py",
-        "                    self._remove(entry)\n                entry.incarnation = None\n",
-        "                entry.incarnation = None\n",
-        "tests/test_aggregate.py -k keyboard_interrupt_before",
+        "            self._begin(entry, after)\n        else:\n            self._remove(entry)\n",
+        "            self._begin(entry, after)\n",
+        "tests/test_aggregate.py -k fails_runs_no_hook",
     ),
     Guard(
         "an interrupted claim is taken back",
-        "_table.py",
-        "            if claimed is not None:\n                self._abort(claimed, error)\n            raise\n",
-        "            raise\n",
+        "_rows.py",
+        "        begun = entry.incarnation is not None and entry.incarnation.begun\n",
+        "        begun = entry.incarnation is not None and entry.incarnation.launched\n",
         "tests/test_aggregate.py -k keyboard_interrupt",
     ),
     Guard(
         "a thread that comes late finds that it is not wanted",
         "_table.py",
-        "            incarnation.begun = incarnation.entry.incarnation is incarnation\n",
-        "            incarnation.begun = True\n",
+        "        if self._is_due(incarnation):\n            incarnation.life = life\n",
+        "        if True:\n            incarnation.life = life\n",
         "tests/test_aggregate.py -k keyboard_interrupt_before",
     ),
     Guard(
         "who gives up leaves the line",
-        "_table.py",
-        "            self._withdraw(request)\n",
+        "_rows.py",
+        "        entry.requests.remove(request)\n        self._drop_if_unwanted(entry, after)\n",
         "",
         "tests/test_registry.py -k leaves_the_line",
     ),
     Guard(
         "who insists on a new actor is not served with another's",
-        "_table.py",
-        "if not request.exclusive)]\n",
-        ")]\n",
+        "_rows.py",
+        "                if request.exclusive:\n"
+        "                    entry.requests.remove(request)\n",
+        "                if False:\n                    entry.requests.remove(request)\n",
         "tests/test_registry.py -k in_line",
     ),
     Guard(
         "an abandoned incarnation has one end",
         "_table.py",
-        "            if state is not State.QUARANTINED:  # its",
-        "            if True:  # its",
+        "        if entry.state is State.QUARANTINED:  # its end was published when it was abandoned\n"
+        "            self._remove(entry)\n",
+        "        if entry.state is State.QUARANTINED:  # its end was published when it was abandoned\n"
+        "            self._end(incarnation, reason, cause)\n"
+        "            self._remove(entry)\n",
         "tests/test_shutdown.py -k abandoned_key",
     ),
     Guard(
         "a stopping registry starts nothing",
         "_table.py",
-        "                self._check_open()\n                entry = self._entries.get(key)\n                if entry",
-        "                entry = self._entries.get(key)\n                if entry",
+        "        self._check_open()\n        key = request.key\n",
+        "        key = request.key\n",
         "tests/test_registry.py -k a_stopped_registry",
     ),
     Guard(
         "an activation under way is stopped when it ends",
-        "_life.py",
-        "            actor.actor_ref.stop(block=False)\n",
-        "            pass\n",
+        "_table.py",
+        "        if self.refusal is not None or self.admission.wants_place_of(incarnation):\n",
+        "        if self.admission.wants_place_of(incarnation):\n",
         "tests/test_shutdown.py -k under_way",
     ),
     Guard(
@@ -216,36 +228,37 @@ GUARDS = [
         "a failing message does not end the registry",
         "_registry.py",
         "                fail(envelope, error)\n                if envelope.reply_to is None:\n",
-        "                fail(envelope, error)\n                if envelope.reply_to is None:\n"
+        "                fail(envelope, error)\n"
+        "                if envelope.reply_to is None:\n"
         "                    raise\n",
         "tests/test_registry.py -k never_ends_it",
     ),
     Guard(
         "a forked child refuses",
-        "_table.py",
-        "    for table in _tables:\n        table.forked()\n",
+        "_fork.py",
+        "    for table in tables:\n        table.forked()\n",
         "",
         "tests/test_shutdown.py -k fork",
     ),
     Guard(
         "a forked child has locks of its own",
         "_table.py",
-        "        self._lock = threading.Lock()\n        self.refusal = _FORKED\n",
-        "        self.refusal = _FORKED\n",
+        "        self._lock = threading.Lock()\n        self.refusal = FORKED\n",
+        "        self.refusal = FORKED\n",
         "tests/test_shutdown.py -k fork",
     ),
     Guard(
         "a dead foreign actor is not returned",
-        "_table.py",
-        "            if row is not None and row.is_alive():\n                ref = row.ref\n        return ref\n",
-        "            if row is not None:\n                ref = row.ref\n        return ref\n",
+        "_foreign.py",
+        "        return row.ref if row is not None and row.is_alive() else None\n",
+        "        return row.ref if row is not None else None\n",
         "tests/test_foreign.py",
     ),
     Guard(
         "unregister compares before it deletes",
-        "_table.py",
-        "            if row is None or row.ref is not ref:\n",
-        "            if row is None:\n",
+        "_foreign.py",
+        "        if row is None or row.ref is not ref:\n",
+        "        if row is None:\n",
         "tests/test_foreign.py",
     ),
     Guard(
@@ -258,8 +271,8 @@ GUARDS = [
     Guard(
         "only who has sent a message takes it back",
         "_future.py",
-        "                if self._sender is _waits.this_thread():\n",
-        "                if True:\n",
+        "                if self._sender is _waits.this_thread() and self.withdraw(error):\n",
+        "                if self.withdraw(error):\n",
         "tests/test_waits.py -k somebody_else",
     ),
     Guard(
@@ -272,8 +285,8 @@ GUARDS = [
     Guard(
         "what is ending becomes active no more",
         "_table.py",
-        "            if incarnation.ending:\n",
-        "            if False:\n",
+        "        if incarnation.ending or entry.state is not State.STARTING:\n",
+        "        if entry.state is not State.STARTING:\n",
         "tests/test_aggregate.py -k as_on_start_ends",
     ),
     Guard(
@@ -292,7 +305,7 @@ GUARDS = [
     ),
     Guard(
         "no user code runs under the lock",
-        "_entry.py",
+        "_foreign.py",
         "        return not self.ref.actor_stopped.is_set()\n",
         "        return self.ref.is_alive()\n",
         "tests/test_foreign.py -k under_a_lock",
@@ -308,13 +321,13 @@ GUARDS = [
         "an event is told to those who had subscribed",
         "_courier.py",
         "            for listener in notice.listeners:\n",
-        "            for listener in self._unsubscribe.__self__._listeners:\n",
+        "            for listener in self._listeners:\n",
         "tests/test_events.py -k had_subscribed",
     ),
     Guard(
         "a dead listener is dropped",
         "_courier.py",
-        "                    self._unsubscribe(listener)\n",
+        '                    self.unsubscribe(cast("Ref", listener))\n',
         "                    pass\n",
         "tests/test_events.py",
     ),

@@ -16,6 +16,8 @@ from pykka_registry import AggregateMixin
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable
 
+    from pykka_registry import RegistryRef
+
 T = TypeVar("T")
 
 PATIENCE = 60.0
@@ -129,6 +131,23 @@ class Referee:
     def live(self) -> int:
         with self._lock:
             return sum(self._live.values())
+
+
+def nothing_remains(registry: RegistryRef[Any]) -> bool:
+    """Tell whether the registry's tables are as empty as when it was started."""
+    table = registry._table
+    left = (
+        table.active,
+        table._entries,
+        table.foreign._rows,
+        table._watchers,
+        table.admission._live,
+        table.admission._waiting,
+        table.admission._starting,
+        table.admission._leaving,
+        [entry for bucket in table._alarms._buckets.values() for entry in bucket],
+    )
+    return not any(left) and not table._queued and not table._quiet
 
 
 def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import gc
 import logging
 import threading
@@ -20,16 +21,28 @@ from pykka_registry import (
     AggregateRegistry,
     EndReason,
     KeyAlreadyRegistered,
+    Overloaded,
     Registered,
     RegistryRef,
+    RegistryStopped,
     Terminated,
     Undeliverable,
 )
 from pykka_registry._entry import Blueprint, Entry, Incarnation
 from pykka_registry._future import Future
 from pykka_registry._life import Life
+from pykka_registry._policy import Policy
 from pykka_registry._table import Table
-from tests.support import Counting, Gate, Listener, in_threads, join, start_thread, told_count
+from tests.support import (
+    PATIENCE,
+    Counting,
+    Gate,
+    Listener,
+    in_threads,
+    join,
+    start_thread,
+    told_count,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -288,10 +301,15 @@ class Ends:
     """A registry of `Hooked` and what became of it."""
 
     def __init__(
-        self, raises: dict[str, BaseException], listener: pykka.ActorRef[Listener]
+        self,
+        raises: dict[str, BaseException],
+        listener: pykka.ActorRef[Listener],
+        start_timeout: float = 30.0,
     ) -> None:
         self.calls: list[str] = []
-        self.registry = AggregateRegistry.start(Hooked, args=(self.calls, raises))
+        self.registry = AggregateRegistry.start(
+            Hooked, args=(self.calls, raises), start_timeout=start_timeout
+        )
         self.registry.subscribe(listener)
         self._listener = listener
 
@@ -337,7 +355,7 @@ def test_a_start_that_fails_runs_no_hook_and_frees_the_key(
         else:
             assert isinstance(raised.value, Undeliverable)
             assert raised.value.__cause__ is error
-            assert str(raised.value) == "aggregate 'a' ended before its start was complete"
+            assert str(raised.value) == f"aggregate 'a' failed to start; the cause: {error!r}"
         assert "a" not in ends.registry
     assert ends.calls == (["__init__", "on_start"] if hook == "on_start" else ["__init__"]) * 2
     assert "Hooked 'a' #1 failed to start" in caplog.text
@@ -508,30 +526,62 @@ def test_a_stop_flag_set_in_on_start_makes_the_start_fail(
         assert told_count(listener, 1) == [Terminated("a", 1, EndReason.START_FAILED)]
 
 
-def test_a_thread_that_cannot_start_frees_the_key(
+def no_thread(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_thread_that_cannot_start_is_a_ceiling_that_others_may_lift(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with AggregateRegistry.start(Counting) as registry:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            future = registry.proxy().get_or_start("a").get()
+            assert registry.stats().waiting == 1
+        ref = future.get(timeout=PATIENCE)  # tried again at the next tick
+        assert registry["a"] is ref
+
+
+def test_a_thread_that_cannot_start_for_long_overloads_and_frees_the_key(
     listener: pykka.ActorRef[Listener], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends = Ends({}, listener)
-
-    def no_thread(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
+    ends = Ends({}, listener, start_timeout=0.05)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
+        with pytest.raises(Overloaded, match="the system grants no thread") as raised:
             ends.registry.get_or_start("a")
+        assert str(raised.value.__cause__) == "can't start new thread"
         assert pykka.ActorRegistry.get_by_class(Hooked) == []
+        assert ends.registry._table._entries == {}
     ref = ends.registry.get_or_start("a")
     assert ends.calls == ["__init__", "on_start"]
     ref.stop()
-    ends.expect(
-        Terminated("a", 1, EndReason.START_FAILED),
-        Registered("a", 2, ref),
-        Terminated("a", 2, EndReason.STOPPED),
-    )
+    (began, ended) = told_count(listener, 2)
+    assert began == Registered("a", began.incarnation, ref)
+    assert ended == Terminated("a", began.incarnation, EndReason.STOPPED)
+    assert ends.registry.drain() == []
 
 
-def test_a_successor_whose_thread_cannot_start_fails_its_waiters_and_frees_the_key(
+def test_a_thread_that_cannot_start_takes_the_place_of_an_idle_aggregate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    normal = threading.Thread.start
+    refused: list[threading.Thread] = []
+
+    def one_at_a_time(self: threading.Thread) -> None:
+        if any(thread.name.startswith("Counting-") for thread in threading.enumerate()):
+            refused.append(self)
+            no_thread(self)
+        normal(self)
+
+    with AggregateRegistry.start(Counting) as registry:
+        monkeypatch.setattr(threading.Thread, "start", one_at_a_time)
+        assert [registry.ref(key).call(Counting.add) for key in "abc"] == [1, 1, 1]
+        assert registry.stats().ends == {EndReason.EVICTED: 2}
+        assert refused
+
+
+def test_a_successor_whose_thread_cannot_start_waits_for_one_that_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate = Gate()
@@ -541,19 +591,19 @@ def test_a_successor_whose_thread_cannot_start_fails_its_waiters_and_frees_the_k
         def on_stop(self) -> None:
             gate.pass_through()
 
-    def no_thread(self: threading.Thread) -> None:
+    def no_thread_for_it(self: threading.Thread) -> None:
         if self.name.startswith("SlowToStop"):
-            raise RuntimeError("can't start new thread")
+            no_thread(self)
         normal(self)
 
-    with AggregateRegistry.start(SlowToStop) as registry:
+    with AggregateRegistry.start(SlowToStop, start_timeout=0.05) as registry:
         registry.get_or_start("a").stop(block=False)
         gate.wait_until_reached()
         future = registry.proxy().get_or_start("a").get()
         with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", no_thread)
+            patch.setattr(threading.Thread, "start", no_thread_for_it)
             gate.open()
-            with pytest.raises(RuntimeError, match="can't start new thread"):
+            with pytest.raises(Overloaded):
                 future.get()
         assert registry.get_or_start("a").is_alive()
 
@@ -565,7 +615,9 @@ def test_a_launch_that_fails_after_its_key_was_abandoned_has_one_end(
 
     def failing(incarnation: Any) -> None:
         launched.pass_through()
-        raise RuntimeError("can't start new thread")
+        registry._table._change(
+            functools.partial(registry._table._refuse, incarnation, RuntimeError("no thread"))
+        )
 
     registry = AggregateRegistry.start(Counting)
     registry.subscribe(listener)
@@ -575,7 +627,7 @@ def test_a_launch_that_fails_after_its_key_was_abandoned_has_one_end(
     def start() -> None:
         try:
             registry.get_or_start("a")
-        except RuntimeError as error:
+        except RegistryStopped as error:
             errors.append(error)
 
     thread = start_thread(start)
@@ -585,6 +637,7 @@ def test_a_launch_that_fails_after_its_key_was_abandoned_has_one_end(
     join(thread)
     assert len(errors) == 1
     assert registry._table._entries == {}
+    assert registry.stats().live == 0
     assert listener.proxy().told.get() == [Terminated("a", 1, EndReason.ABANDONED)]
 
 
@@ -672,7 +725,7 @@ def test_a_keyboard_interrupt_while_waiting_leaves_the_line(
 
 
 def test_an_interrupted_claim_is_shared_by_nobody() -> None:
-    """Who waits for the same activation gets `Undeliverable`, not somebody else's interrupt."""
+    """Who waits for the same activation gets it all the same: it is launched again."""
     with AggregateRegistry.start(Counting) as registry:
         table = registry._table
         launched = Gate()
@@ -696,11 +749,8 @@ def test_an_interrupted_claim_is_shared_by_nobody() -> None:
         launched.open()
         join(thread)
         assert isinstance(errors[0], KeyboardInterrupt)
-        with pytest.raises(Undeliverable) as raised:
-            future.get()
-        assert isinstance(raised.value.__cause__, KeyboardInterrupt)
         del table._launch
-        assert registry.get_or_start("a").is_alive()
+        assert future.get(timeout=PATIENCE) is registry["a"]
 
 
 def test_a_logging_handler_that_raises_changes_nothing(
@@ -833,12 +883,13 @@ def test_an_aggregates_own_method_called_stop_is_its_own() -> None:
 def test_a_stop_that_somebody_outside_finds_after_the_end_is_answered() -> None:
     """The flag is set from outside, and its setter sees the stop when nobody else is there."""
     blueprint = Blueprint(Counting, (), {})
-    life = Life(Incarnation(Entry("a", Table(blueprint, "table")), 1, blueprint))
+    table = Table(blueprint, "table", Policy())
+    life = Life(Incarnation(Entry("a", table), blueprint, None))
     future: Future[Any] = Future()
     life.inbox.put(Envelope(messages._ActorStop(), reply_to=future))
     life.is_over = True
     life.stopped.set()
-    assert future.get(timeout=60) is None
+    assert future.get(timeout=60) is True
 
 
 # Stopping.
@@ -877,7 +928,7 @@ def test_told_messages_that_are_left_over_are_logged(
         ref.tell("too late")
     gate.open()
     stopped.get()
-    assert "Counting 'a' #1 ended with 3 told messages left over" in caplog.text
+    assert "3 messages that 'a' was told are dead letters: ended" in caplog.text
 
 
 def test_who_asks_a_failing_aggregate_gets_the_cause(counters: RegistryRef[Counting]) -> None:

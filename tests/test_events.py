@@ -139,7 +139,7 @@ def test_a_dead_listener_is_dropped(
     dead.stop()
     counters.get_or_start("a").stop()
     assert len(told_count(listener, 2)) == 2
-    assert counters._table._listeners == (listener,)
+    assert counters._table.courier._listeners == (listener,)
 
 
 def test_a_failing_listener_disturbs_nobody(
@@ -190,7 +190,7 @@ def test_subscribing_works_as_a_message(
     ref = counters.get_or_start("a")
     assert told_count(listener, 1) == [Registered("a", 1, ref)]
     counters.proxy().unsubscribe(listener).get()
-    assert counters._table._listeners == ()
+    assert counters._table.courier._listeners == ()
 
 
 def test_shutdown_tells_every_end_before_it_is_over(listener: pykka.ActorRef[Listener]) -> None:
@@ -249,7 +249,7 @@ def test_an_abandoned_one_has_one_end(listener: pykka.ActorRef[Listener]) -> Non
 
 
 def test_a_courier_that_has_ended_takes_nothing_and_starts_no_more() -> None:
-    courier = Courier("courier", lambda _listener: None)
+    courier = Courier("courier")
     assert courier.finish(timeout=0) is True
     listener = Listener.start()
     courier.post(Terminated("a", 1, EndReason.STOPPED), (listener,))

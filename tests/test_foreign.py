@@ -109,7 +109,7 @@ def test_the_dead_are_swept_and_reported_once(
         Registered("g", 2, alive),
         Terminated("f", 1, EndReason.UNKNOWN),
     ]
-    assert "f" not in counters._table._foreign
+    assert "f" not in counters._table.foreign._rows
     alive.stop()
 
 
@@ -215,7 +215,7 @@ def test_a_key_that_fails_ends_no_sweep(
 def test_a_refs_own_is_alive_does_not_run_under_a_lock(counters: RegistryRef[Any]) -> None:
     class Chatty(pykka.ActorRef[Foreign]):
         def is_alive(self) -> bool:
-            counters.unsubscribe(self)  # takes the lock
+            counters.stats()  # takes the lock
             return super().is_alive()
 
     ref = Foreign.start()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,12 +18,14 @@ import pytest
 from pykka_registry import (
     AggregateMixin,
     AggregateRegistry,
+    DeadLetterReason,
     EndReason,
     Quarantined,
     Registered,
     RegistryRef,
     RegistryStopped,
     Terminated,
+    Undeliverable,
     WaitCycle,
     _waits,
 )
@@ -34,7 +37,9 @@ from tests.support import (
     Listener,
     in_threads,
     join,
+    nothing_remains,
     start_thread,
+    tiny_switch_interval,
     told_when,
     wait_for,
 )
@@ -211,7 +216,7 @@ def test_what_does_not_end_in_time_is_abandoned_by_name(
         for thread in threading.enumerate():
             if thread.name.startswith("Stuck"):
                 join(thread)
-    assert registry._table._quarantined == 0
+    assert registry.stats().quarantined == 0
     assert len(listener.proxy().told.get()) == len(ends) + (1 if where == "on_start" else 2)
     assert registry.drain() == []
 
@@ -226,15 +231,17 @@ def test_an_abandoned_key_is_quarantined(listener: pykka.ActorRef[Listener]) -> 
     gate.wait_until_reached()
     table = registry._table
     assert table.abandon() == ["stuck"]
-    assert table.abandon() == []
+    assert table.abandon() == ["stuck"]
     for call in (registry.get_or_start, registry.start_new):
         with pytest.raises(Quarantined) as raised:
             call("stuck")
         assert raised.value.key == "stuck"
         assert "did not end in time" in str(raised.value)
     assert registry.get("stuck") is None
+    assert not ref.is_alive()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "Stuck-1"]
     gate.open()
-    ref.stop()
+    join(thread)
     again = registry.get_or_start("stuck")
     assert again is not ref
     registry.stop()
@@ -587,7 +594,7 @@ def test_empty_tables_after_every_kind_of_end() -> None:
                 join(thread)
         assert table._entries == {}
         assert table.active == {}
-        assert table._foreign == {}
+        assert table.foreign._rows == {}
         assert pykka.ActorRegistry.get_all() == [registry]
         assert len(set(threading.enumerate()) - before) == 1
 
@@ -743,3 +750,643 @@ def test_a_fork_while_others_hold_the_locks_hangs_nothing(
     done.set()
     join(thread)
     assert statuses == [0] * 20
+
+
+# Letters that flow while it shuts down.
+
+
+class Passing(AggregateMixin, pykka.ThreadingActor):
+    """Takes note of what it is told, and does what the note says, which may be to tell others."""
+
+    handled: list[Any]
+    sent: list[Any]
+    refused: list[BaseException]
+    starts: list[Any]
+    fails_to_start: bool
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.handled, cls.sent, cls.refused, cls.starts = [], [], [], []
+        cls.fails_to_start = False
+
+    def on_start(self) -> None:
+        Passing.starts.append(self.key)
+        if Passing.fails_to_start:
+            raise ValueError("no start")
+
+    def note(self, what: Any) -> Any:
+        Passing.handled.append(what)
+        return what
+
+    def wait_at(self, gate: Gate) -> None:
+        gate.pass_through()
+
+    def fail(self) -> None:
+        raise ValueError("no")
+
+    def hop(self, hops: int, keys: int) -> None:
+        """Tell the next key, so many times in all."""
+        Passing.handled.append(hops)
+        if hops:
+            self.registry.ref(hops % keys).proxy().hop.defer(hops - 1, keys)
+            Passing.sent.append(hops - 1)
+
+    def descend(self, levels: int) -> int:
+        """Ask the next key, which asks the next one."""
+        if not levels:
+            return 0
+        below: int = self.registry.ref(("level", levels)).call(Passing.descend, levels - 1)
+        return 1 + below
+
+    def ping(self, other: Any) -> None:
+        """Tell the other, for ever."""
+        Passing.handled.append(self.key)
+        try:
+            self.registry.ref(other).proxy().ping.defer(self.key)
+        except RegistryStopped as error:
+            Passing.refused.append(error)
+        else:
+            Passing.sent.append(other)
+
+
+@pytest.fixture(autouse=True)
+def nothing_passed() -> None:
+    Passing.reset()
+
+
+def begin_to_drain(registry: RegistryRef[Any]) -> pykka.Future[Any]:
+    """Return a future of the shutdown, which has begun."""
+    future = registry._drain(None)
+    registry.ask("by now it is stopping")
+    return future
+
+
+def poll(condition: Callable[[], object]) -> None:
+    """Wait until something is so that nobody tells of."""
+    deadline = time.perf_counter() + PATIENCE
+    while not condition():
+        assert time.perf_counter() < deadline, "it has not happened"
+
+
+def reported(registry: RegistryRef[Any]) -> int:
+    return sum(registry.stats().dead_letters.values())
+
+
+@pytest.mark.parametrize("keys", [2, 7, 1000])
+def test_letters_between_its_own_aggregates_flow_until_all_is_quiet(keys: int) -> None:
+    """Each wakes the next one up, which has been retired by then or was never there."""
+    registry = AggregateRegistry.start(Passing)
+    gate = Gate()
+    for key in range(min(keys, 10)):
+        registry.get_or_start(key)
+    first = registry.ref(0).proxy()
+    first.wait_at(gate)
+    first.hop(300, keys)
+    gate.wait_until_reached()
+    drained = begin_to_drain(registry)
+    gate.open()
+    assert drained.get(timeout=PATIENCE) == []
+    registry.drain()
+    assert Passing.handled == list(range(300, -1, -1))
+    assert len(Passing.sent) == 300
+    assert registry.dead_letters == []
+    assert set(registry.stats().ends) == {EndReason.DRAINED}
+    assert nothing_remains(registry)
+
+
+def test_asks_between_its_own_aggregates_are_answered_while_it_drains() -> None:
+    registry = AggregateRegistry.start(Passing)
+    gate = Gate()
+    registry.ref("first").proxy().wait_at(gate)
+    gate.wait_until_reached()
+    depth = registry.ref("first").submit(Passing.descend, 30)
+    drained = begin_to_drain(registry)
+    gate.open()
+    assert depth.get(timeout=PATIENCE) == 30
+    assert drained.get(timeout=PATIENCE) == []
+    assert len(Passing.starts) >= 31
+    registry.drain()
+
+
+def test_what_is_sent_in_on_stop_is_handled_by_aggregates_that_start_for_it() -> None:
+    """The last words of one wake up the next, which has last words of its own."""
+
+    class LastWords(Passing):
+        def on_stop(self) -> None:
+            if self.key < 30:
+                self.registry.ref(self.key + 1).proxy().note.defer(self.key)
+
+    registry = AggregateRegistry.start(LastWords)
+    registry.get_or_start(0)
+    assert registry.drain() == []
+    assert Passing.handled == list(range(30))
+    assert Passing.starts == list(range(31))
+    assert registry.dead_letters == []
+    assert nothing_remains(registry)
+
+
+def test_a_drain_is_over_as_soon_as_all_is_quiet() -> None:
+    """With an hour to go it must not use it up; what lingers is not kept for long."""
+    registry = AggregateRegistry.start(Passing, drain_timeout=3600)
+    gate = Gate()
+    for key in range(20):
+        registry.get_or_start(key)
+    registry.ref(0).proxy().wait_at(gate)
+    gate.wait_until_reached()
+    registry.ref(0).proxy().hop.defer(50, 20)
+    drained = begin_to_drain(registry)
+    gate.open()
+    assert drained.get(timeout=PATIENCE) == []
+    assert len(Passing.handled) == 51
+    registry.drain()
+
+
+def test_everybody_else_is_refused_while_it_drains() -> None:
+    registry = AggregateRegistry.start(Passing, name="accounts")
+    other = AggregateRegistry.start(Counting)
+    gate = Gate()
+    registry.ref("a").proxy().wait_at(gate)
+    gate.wait_until_reached()
+    drained = begin_to_drain(registry)
+    a, absent = registry.ref("a"), registry.ref("absent")
+    calls: list[Callable[[], object]] = []
+    for ref in (a, absent):
+        calls += [
+            lambda ref=ref: ref.tell("x"),  # type: ignore[misc]
+            lambda ref=ref: ref.ask("x"),  # type: ignore[misc]
+            lambda ref=ref: ref.ask("x", block=False).get(),  # type: ignore[misc]
+            lambda ref=ref: ref.call(Passing.note, "x"),  # type: ignore[misc]
+            lambda ref=ref: ref.submit(Passing.note, "x").get(),  # type: ignore[misc]
+            lambda ref=ref: ref.proxy().note("x").get(),  # type: ignore[misc]
+            lambda ref=ref: ref.proxy().note.defer("x"),  # type: ignore[misc]
+        ]
+    calls += [
+        lambda: registry.get_or_start("a"),
+        lambda: registry.get_or_start("absent"),
+        lambda: registry.start_new("absent"),
+        lambda: Passing.start(registry, "absent"),
+        lambda: registry.wait_for("a"),
+        lambda: registry.register("f", other),
+    ]
+    others: list[Callable[[Callable[[], object]], object]] = [
+        lambda call: call(),
+        lambda call: other.ref("b").call(Counting.run, call),
+        lambda call: _reraise(in_threads([call])),
+    ]
+    count = 0
+    for whoever in others:
+        for call in calls:
+            with pytest.raises(RegistryStopped, match="registry 'accounts' is stopping"):
+                whoever(call)
+            count += 1
+    assert count == 60
+    assert absent.stop() is False
+    assert registry.release("a") is False
+    gate.open()
+    assert drained.get(timeout=PATIENCE) == []
+    assert Passing.handled == []
+    assert Passing.starts == ["a"]
+    assert registry.dead_letters == []
+    assert a.stop() is False
+    with pytest.raises(RegistryStopped):
+        a.tell("x")
+    registry.drain()
+    other.drain()
+
+
+def _reraise(results: list[Any]) -> None:
+    (result,) = results
+    raise result
+
+
+def test_a_stop_by_address_still_works_while_it_drains() -> None:
+    registry = AggregateRegistry.start(Passing)
+    gate = Gate()
+    registry.ref("a").proxy().wait_at(gate)
+    noted = registry.ref("a").proxy().note(1)
+    gate.wait_until_reached()
+    drained = begin_to_drain(registry)
+    stopped = registry.ref("a").stop(block=False)
+    gate.open()
+    assert stopped.get(timeout=PATIENCE) is True
+    assert noted.get(timeout=PATIENCE) == 1
+    assert drained.get(timeout=PATIENCE) == []
+    assert registry.stats().ends == {EndReason.DRAINED: 1}
+    registry.drain()
+
+
+def test_a_ping_pong_that_never_ends_is_cut_at_the_deadline_and_all_of_it_reported() -> None:
+    registry = AggregateRegistry.start(Passing, drain_timeout=0.3, dead_letters=10)
+    pairs = 3
+    for i in range(pairs):
+        registry.ref(("ping", i)).proxy().ping.defer(("pong", i))
+        Passing.sent.append(("ping", i))
+    poll(lambda: len(Passing.handled) > 100)
+    abandoned = registry.drain()
+    assert set(abandoned) <= {(who, i) for who in ("ping", "pong") for i in range(pairs)}
+    assert {i for _, i in abandoned} == set(range(pairs))
+    poll(lambda: registry.stats().quarantined == 0)
+    assert nothing_remains(registry)
+    # Each ball was dropped once: refused to its player, or reported.
+    assert len(Passing.sent) == len(Passing.handled) + reported(registry)
+    assert len(Passing.refused) + reported(registry) == pairs
+    assert set(registry.stats().dead_letters) <= {
+        DeadLetterReason.ABANDONED,
+        DeadLetterReason.REGISTRY_STOPPED,
+    }
+
+
+def test_what_waits_for_those_who_are_abandoned_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = AggregateRegistry.start(Stuck, args=("handler", gate := Gate()), name="accounts")
+    stuck = registry.ref("stuck")
+    stuck.proxy().handle()
+    gate.wait_until_reached()
+    for i in range(3):
+        stuck.tell(i)
+    asked = stuck.ask("asked", block=False)
+    plain = registry["stuck"].ask("asked plainly", block=False)
+    stopped = stuck.stop(block=False)
+    plain_ref = registry["stuck"]
+    with caplog.at_level("ERROR"):
+        assert registry.drain(timeout=0.05) == ["stuck"]
+    assert "'stuck'" in caplog.text
+    for future in (asked, plain):
+        with pytest.raises(Undeliverable):
+            future.get(timeout=PATIENCE)
+    assert stopped.get(timeout=PATIENCE) is False
+    assert [letter.message for letter in registry.dead_letters] == [0, 1, 2]
+    assert registry.stats().dead_letters == {DeadLetterReason.ABANDONED: 3}
+    assert registry.stats().ends == {EndReason.ABANDONED: 1}
+    assert not plain_ref.is_alive()
+    gate.open()
+    poll(lambda: registry.stats().quarantined == 0)
+    assert registry.stats().dead_letters == {DeadLetterReason.ABANDONED: 3}
+    assert nothing_remains(registry)
+
+
+def test_all_that_are_abandoned_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    registry = AggregateRegistry.start(Passing)
+    for key in range(10):
+        registry.ref(key).proxy().wait_at(gate)
+    for key in range(10, 20):
+        registry.get_or_start(key)
+    poll(lambda: registry.stats().active == 20)
+    with caplog.at_level("ERROR"):
+        assert sorted(registry.drain(timeout=0.05)) == list(range(10))
+    assert "abandons 10 aggregates" in caplog.text
+    assert registry.stats().ends == {EndReason.ABANDONED: 10, EndReason.DRAINED: 10}
+    assert sorted(registry.drain()) == list(range(10))
+    gate.open()
+    poll(lambda: registry.stats().quarantined == 0)
+    assert registry.drain() == []
+
+
+def test_letters_to_a_key_that_rests_longer_than_a_shutdown_takes_are_reported() -> None:
+    registry = AggregateRegistry.start(
+        Passing, backoff=(3600, 3600), failure_window=7200, drain_timeout=0.1
+    )
+    registry.ref("a").proxy().fail.defer()
+    poll(lambda: registry.stats().ends == {EndReason.FAILED: 1})
+    for i in range(3):
+        registry.ref("a").proxy().note.defer(i)
+    asked = registry.ref("a").submit(Passing.note, 3)
+    starting = registry.proxy().get_or_start("a").get()
+    assert registry.stats().backoff == 1
+    assert registry.drain() == []
+    with pytest.raises(RegistryStopped):
+        starting.get(timeout=PATIENCE)
+    with pytest.raises(Undeliverable):
+        asked.get(timeout=PATIENCE)
+    assert registry.stats().dead_letters == {DeadLetterReason.REGISTRY_STOPPED: 3}
+    assert len(registry.dead_letters) == 3
+    assert Passing.handled == []
+    assert registry.stats().backoff == 0
+    assert Passing.starts == ["a"]
+
+
+def test_letters_to_a_key_that_rests_for_a_short_time_are_handled() -> None:
+    registry = AggregateRegistry.start(Passing, backoff=(0.2, 0.2))
+    registry.ref("a").proxy().fail.defer()
+    poll(lambda: registry.stats().ends == {EndReason.FAILED: 1})
+    for i in range(3):
+        registry.ref("a").proxy().note.defer(i)
+    assert registry.drain() == []
+    assert Passing.handled == [0, 1, 2]
+    assert registry.dead_letters == []
+
+
+def test_a_key_that_rests_while_nobody_waits_for_it_delays_no_shutdown() -> None:
+    registry = AggregateRegistry.start(
+        Passing, restart="at once", backoff=(3600, 3600), drain_timeout=3600
+    )
+    registry.ref("a").proxy().fail.defer()
+    poll(lambda: registry.stats().backoff == 1)
+    starting = registry.proxy().get_or_start("a").get()
+    drained = registry._drain(None)
+    assert drained.get(timeout=PATIENCE) == []
+    with pytest.raises(RegistryStopped):
+        starting.get(timeout=PATIENCE)
+    assert Passing.starts == ["a"]
+    registry.drain()
+
+
+def test_a_quarantined_key_delays_no_shutdown_and_is_not_named() -> None:
+    registry = AggregateRegistry.start(Passing, max_failures=0, quarantine=None, drain_timeout=3600)
+    registry.ref("a").proxy().fail.defer()
+    poll(lambda: registry.stats().quarantined == 1)
+    drained = registry._drain(None)
+    assert drained.get(timeout=PATIENCE) == []
+    assert registry.stats().quarantined == 0
+    registry.drain()
+
+
+def test_letters_to_keys_that_get_no_place_are_reported() -> None:
+    gate = Gate()
+    registry = AggregateRegistry.start(Passing, max_live=1, drain_timeout=0.1)
+    registry.ref("holder").proxy().wait_at(gate)
+    gate.wait_until_reached()
+    asked = []
+    for key in range(5):
+        registry.ref(key).proxy().note.defer(key)
+        asked.append(registry.ref(key).submit(Passing.note, key))
+    starting = registry.proxy().get_or_start("another").get()
+    assert registry.stats().waiting == 6
+    assert registry.drain() == ["holder"]
+    with pytest.raises(RegistryStopped):
+        starting.get(timeout=PATIENCE)
+    for future in asked:
+        with pytest.raises(Undeliverable):
+            future.get(timeout=PATIENCE)
+    assert sorted(letter.key for letter in registry.dead_letters) == list(range(5))
+    assert registry.stats().dead_letters == {DeadLetterReason.REGISTRY_STOPPED: 5}
+    assert registry.stats().waiting == 0
+    assert Passing.starts == ["holder"]
+    gate.open()
+    poll(lambda: registry.stats().quarantined == 0)
+    assert nothing_remains(registry)
+
+
+def test_those_who_wait_for_a_place_get_it_while_it_drains() -> None:
+    gate = Gate()
+    registry = AggregateRegistry.start(Passing, max_live=1)
+    registry.ref("holder").proxy().wait_at(gate)
+    gate.wait_until_reached()
+    for key in range(20):
+        registry.ref(key).proxy().note.defer(key)
+    assert registry.stats().waiting == 20
+    drained = begin_to_drain(registry)
+    gate.open()
+    assert drained.get(timeout=PATIENCE) == []
+    assert sorted(Passing.handled) == list(range(20))
+    assert registry.dead_letters == []
+    registry.drain()
+
+
+@pytest.mark.parametrize("backoff", [(0, 0), (0.1, 30)])
+def test_a_key_that_cannot_start_is_not_tried_for_as_long_as_a_shutdown_takes(
+    backoff: tuple[float, float],
+) -> None:
+    """Its letters are reported once its budget is spent, as at any other time."""
+    registry = AggregateRegistry.start(Passing, backoff=backoff, max_failures=5, drain_timeout=1)
+    gate = Gate()
+    registry.ref("a").proxy().wait_at(gate)
+    gate.wait_until_reached()
+    registry.ref("a").proxy().fail.defer()
+    registry.ref("a").proxy().note.defer("told")
+    Passing.fails_to_start = True
+    drained = begin_to_drain(registry)
+    gate.open()
+    assert drained.get(timeout=PATIENCE) == []
+    registry.drain()
+    assert [letter.message.args for letter in registry.dead_letters] == [("told",)]
+    assert len(Passing.starts) <= 1 + 6
+
+
+@pytest.mark.parametrize("how", ["drain", "stop", "stop_all", "stop_all, registry first"])
+def test_nothing_is_lost_if_a_shutdown_comes_while_letters_flow(how: str) -> None:
+    """Every letter that was accepted is handled or reported; senders are refused, not kept."""
+    registry = AggregateRegistry.start(Passing, backoff=(0, 0), max_failures=10**6, idle=0)
+    if how.endswith("first"):
+        pykka.ActorRegistry.unregister(registry)
+        pykka.ActorRegistry.register(registry)
+    flowing = threading.Event()
+
+    def send(seed: int) -> list[int]:
+        told = answered = refused = 0
+        for i in range(100_000):
+            ref = registry.ref((seed * 7 + i) % 10)
+            try:
+                if i % 10 == 0:
+                    ref.proxy().fail.defer()
+                elif i % 10 == 1:
+                    with contextlib.suppress(Undeliverable):
+                        ref.call(Passing.note, ("asked", seed, i))
+                    answered += 1
+                elif i % 10 == 2:
+                    ref.proxy().hop.defer(5, 10)
+                    Passing.sent.append(5)
+                else:
+                    ref.proxy().note.defer(("told", seed, i))
+                    told += 1
+            except RegistryStopped:
+                refused += 1
+                break
+            if i == 50:
+                flowing.set()
+        return [told, answered, refused]
+
+    results: list[Any] = []
+    with tiny_switch_interval():
+        thread = start_thread(
+            lambda: results.extend(in_threads([lambda s=s: send(s) for s in range(4)]))  # type: ignore[misc]
+        )
+        wait_for(flowing)
+        if how.startswith("stop_all"):
+            pykka.ActorRegistry.stop_all()
+        else:
+            getattr(registry, how)()
+        join(thread)
+    registry.drain()
+    assert [result[2] for result in results] == [1] * 4, results
+    told = sum(result[0] for result in results)
+    noted = [note for note in Passing.handled if isinstance(note, tuple) and note[0] == "told"]
+    hops = [note for note in Passing.handled if isinstance(note, int)]
+    dead = [letter.message for letter in registry.dead_letters]
+    assert len(dead) == reported(registry)  # few enough to have kept them all
+    dead_notes = [message for message in dead if message.attr_path == ("note",)]
+    dead_hops = [message for message in dead if message.attr_path == ("hop",)]
+    assert told == len(noted) + len(dead_notes) > 100
+    assert len(set(noted)) == len(noted)
+    assert len(Passing.sent) == len(hops) + len(dead_hops) > 10
+    assert nothing_remains(registry)
+    for seed in range(4):
+        for key in range(10):
+            mine = [i for _, s, i in noted if s == seed and (seed * 7 + i) % 10 == key]
+            assert mine == sorted(mine)
+
+
+def test_registries_whose_aggregates_send_to_each_other_drain_one_after_the_other() -> None:
+    """To the one that drains the other's aggregates are strangers; it may still use the other."""
+    first = AggregateRegistry.start(Passing, name="first")
+    second = AggregateRegistry.start(Passing, name="second")
+    registries = {"first": first, "second": second}
+    accepted: list[str] = []
+    refused: list[str] = []
+
+    class Across(Passing):
+        def across(self, left: int) -> None:
+            Passing.handled.append(left)
+            there = "second" if self.registry is first_across else "first"
+            target = second_across if there == "second" else first_across
+            if left:
+                try:
+                    target.ref(left % 5).proxy().across.defer(left - 1)
+                    accepted.append(there)
+                except RegistryStopped:
+                    refused.append(there)
+
+    first.drain()
+    second.drain()
+    assert not any(registry.is_alive() for registry in registries.values())
+    first_across = AggregateRegistry.start(Across, name="first")
+    second_across = AggregateRegistry.start(Across, name="second")
+    gates = [Gate() for _ in range(5)]
+    for key, gate in enumerate(gates):
+        first_across.ref(key).proxy().wait_at(gate)
+        first_across.ref(key).proxy().across.defer(100)
+        gate.wait_until_reached()
+    drained = begin_to_drain(first_across)
+    for gate in gates:
+        gate.open()
+    assert drained.get(timeout=PATIENCE) == []
+    first_across.drain()
+    assert second_across.drain() == []
+    # Each of the five went over to the second registry once, and none came back.
+    assert accepted == ["second"] * 5
+    assert refused == ["first"] * 5
+    assert sorted(Passing.handled) == [99] * 5 + [100] * 5
+    assert first_across.dead_letters == second_across.dead_letters == []
+
+
+def test_two_registries_drain_at_once_though_their_aggregates_ask_each_other() -> None:
+    """Who is refused learns it, and who waits gets its answer, for both give what they accepted."""
+    registries: list[RegistryRef[Any]] = []
+    outcomes: list[str] = []
+
+    class Asking(Passing):
+        def ask_across(self, gate: Gate) -> str:
+            gate.pass_through()
+            other = registries[self.registry is registries[0]]
+            try:
+                answer: str = other.ref(self.key).call(Asking.note, "hello")
+            except (RegistryStopped, Undeliverable) as error:
+                answer = type(error).__name__
+            outcomes.append(answer)
+            return answer
+
+    registries += [AggregateRegistry.start(Asking, name=str(i)) for i in range(2)]
+    gate = Gate()
+    futures = [
+        registry.ref(key).submit(Asking.ask_across, gate)
+        for registry in registries
+        for key in range(5)
+    ]
+    poll(lambda: sum(registry.stats().active for registry in registries) == 10)
+    gate.wait_until_reached()
+    drains = [begin_to_drain(registry) for registry in registries]
+    gate.open()
+    for drained in drains:
+        assert drained.get(timeout=PATIENCE) == []
+    assert [future.get(timeout=PATIENCE) for future in futures] == ["RegistryStopped"] * 10
+    assert outcomes == ["RegistryStopped"] * 10
+    for registry in registries:
+        registry.drain()
+
+
+def test_an_aggregate_may_keep_a_registry_of_its_own() -> None:
+    """It is drained by its owner's last hook, while the owner's registry drains."""
+    inner: list[RegistryRef[Any]] = []
+
+    class Owner(Passing):
+        def on_start(self) -> None:
+            super().on_start()
+            self.mine = AggregateRegistry.start(Passing, name=f"of {self.key}")
+            inner.append(self.mine)
+
+        def delegate(self, what: Any) -> None:
+            self.mine.ref(what % 3).proxy().note.defer(what)
+
+        def on_stop(self) -> None:
+            assert self.mine.drain() == []
+
+    registry = AggregateRegistry.start(Owner)
+    for i in range(100):
+        registry.ref(i % 4).proxy().delegate.defer(i)
+    assert registry.drain() == []
+    assert sorted(Passing.handled) == list(range(100))
+    assert len(inner) == 4
+    assert not any(one.is_alive() for one in inner)
+    assert all(nothing_remains(one) for one in inner)
+
+
+FLOWING = """
+import atexit, threading
+import pykka
+from pykka_registry import *
+
+handled, sent = [], []
+
+class Player(AggregateMixin, pykka.ThreadingActor):
+    def ping(self, other):
+        handled.append(other)
+        try:
+            self.registry.ref(other).proxy().ping.defer(self.key)
+        except RegistryStopped:
+            return
+        sent.append(other)
+
+    def note(self, what):
+        handled.append(what)
+
+registry = AggregateRegistry.start(
+    Player, drain_timeout=0.5, idle=0, dead_letters=10**6, max_live=5
+)
+
+@atexit.register
+def report():
+    for thread in threading.enumerate():
+        if thread.name.startswith("Player"):
+            thread.join()
+    dead = sum(registry.stats().dead_letters.values())
+    print(len(sent) == len(handled) + dead, len(handled) > 100, flush=True)
+
+flowing = threading.Event()
+
+def send(seed):
+    for i in range(10**6):
+        try:
+            registry.ref((seed + i) % 10).proxy().note.defer(i)
+        except RegistryStopped:
+            print("refused", flush=True)
+            return
+        sent.append(i)
+        if i == 100:
+            flowing.set()
+
+registry.ref("ping").proxy().ping.defer("pong")
+sent.append("ping")
+for seed in range(3):
+    threading.Thread(target=send, args=(seed,)).start()
+flowing.wait()
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("", 0), ("raise SystemExit(3)", 3)])
+def test_the_interpreter_ends_while_letters_flow(how: str, status: int) -> None:
+    done = run_python(FLOWING + how)
+    assert done.returncode == status, done.stderr
+    assert done.stdout.splitlines() == ["refused"] * 3 + ["True True"], done.stderr
+    assert "Exception in thread" not in done.stderr

@@ -5,22 +5,31 @@ from __future__ import annotations
 import pytest
 
 from pykka_registry import RegistryStopped
-from pykka_registry._entry import AFTER, Entry, State
+from pykka_registry._entry import AFTER, Blueprint, Entry, Incarnation, State
+from pykka_registry._policy import Policy
 from pykka_registry._table import Table
 from tests.support import Counting
+
+
+def a_table() -> Table:
+    return Table(None, "table", Policy())
 
 
 @pytest.mark.parametrize("before", State)
 @pytest.mark.parametrize("after", State)
 def test_a_state_follows_another_only_as_the_table_says(before: State, after: State) -> None:
-    table = Table(None, "table")
+    table = a_table()
     entry = Entry("a", table, state=before, ref=Counting().actor_ref)
+    entry.incarnation = Incarnation(entry, Blueprint(Counting, (), {}), None)
+    if before is not State.ABSENT:
+        table._entries["a"] = entry
     if before is State.ACTIVE:
         table.active["a"] = Counting().actor_ref
     if after in AFTER[before]:
         table._move(entry, after)
         assert entry.state is after
         assert ("a" in table.active) is (after is State.ACTIVE)
+        assert ("a" in table._entries) is (after is not State.ABSENT)
     else:
         with pytest.raises(AssertionError, match=f"{before} is never followed by {after}"):
             table._move(entry, after)
@@ -28,11 +37,13 @@ def test_a_state_follows_another_only_as_the_table_says(before: State, after: St
 
 
 def test_a_table_that_has_no_registry_yet_can_be_forked() -> None:
-    table = Table(None, "table")
+    table = a_table()
     table.forked()
     with pytest.raises(RegistryStopped, match="forked"):
         table.get("a")
 
 
 def test_a_table_that_has_no_registry_yet_drains_for_nobody() -> None:
-    assert Table(None, "table").close("closed") == []
+    table = a_table()
+    table.close("closed", 0)
+    assert table.retire()

@@ -440,6 +440,9 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
         def runners(self) -> list[int]:
             return [*hub.runners(), *hub.runners()]
 
+        def holders(self) -> None:
+            return None
+
     def sleep() -> None:
         with _waits.running(hub), _waits.blocked_on(Waiting(rest)):
             asleep.pass_through()

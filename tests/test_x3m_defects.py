@@ -9,8 +9,31 @@ import pykka
 import pytest
 from pykka import messages
 
-from pykka_registry import AggregateMixin, AggregateRegistry, KeyAlreadyRegistered, RegistryRef
-from tests.support import PATIENCE, Counting, Gate, join, start_thread
+from pykka_registry import (
+    AggregateMixin,
+    AggregateRegistry,
+    EndReason,
+    KeyAlreadyRegistered,
+    RegistryRef,
+    Undeliverable,
+)
+from pykka_registry._inbox import Letter
+from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, start_thread
+from tests.test_passivation import (
+    ADD,
+    IDLE,
+    LATE,
+    Clock,
+    Worded,
+    poll,
+    slip_in_before_it_closes,
+    wait_until_asleep,
+)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 def test_1_asking_whether_a_key_is_there_ends_nothing(counters: RegistryRef[Counting]) -> None:
@@ -140,7 +163,7 @@ def test_11_no_ref_that_is_returned_was_dead_before_the_call() -> None:
     done = threading.Event()
     looked = found = 0
 
-    with AggregateRegistry.start(Counting) as registry:
+    with AggregateRegistry.start(Counting, backoff=(0, 0), max_failures=10**6) as registry:
         ended: list[pykka.ActorRef[Any]] = []
 
         def churn() -> None:
@@ -177,10 +200,178 @@ def test_11_a_ref_is_alive_when_it_leaves_the_table(
     stopping = counters._table.stopping
     alive: list[bool] = []
 
-    def watch(incarnation: Any) -> None:
+    def watch(incarnation: Any, life: Any) -> Any:
         alive.append(ref.is_alive())
-        stopping(incarnation)
+        return stopping(incarnation, life)
 
     monkeypatch.setattr(counters._table, "stopping", watch)
     ref.stop()
     assert alive == [True]
+
+
+def test_10_an_unload_timer_is_armed_again_by_each_message_and_taken_off_by_a_word(
+    clock: Clock,
+) -> None:
+    """There it is set once: it unloads whoever is at work, and nothing takes it off."""
+    with AggregateRegistry.start(Worded, idle=IDLE) as registry:
+        ref = registry.get_or_start("a")
+        for expected in (1, 2, 3):
+            wait_until_asleep(registry, "a")
+            clock.forward(IDLE * 0.6, registry)
+            assert registry.ref("a").call(Counting.add) == expected
+        registry.ref("a").call(Worded.say, None)
+        wait_until_asleep(registry, "a")
+        clock.forward(10 * IDLE, registry)
+        assert registry["a"] is ref
+        registry.ref("a").call(Worded.say, IDLE)
+        wait_until_asleep(registry, "a")
+        clock.forward(IDLE + LATE, registry)
+        assert ref.actor_stopped.wait(PATIENCE)
+
+
+def test_10_an_unload_timer_is_armed_again_when_the_unloading_was_declined(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There whoever has once stayed stays for ever."""
+    with AggregateRegistry.start(Counting, idle=IDLE) as registry:
+        ref = registry.get_or_start("a")
+        wait_until_asleep(registry, "a")
+        slipped = slip_in_before_it_closes(registry, monkeypatch, Letter(ADD))
+        clock.forward(IDLE + LATE, registry)
+        poll(lambda: slipped)
+        wait_until_asleep(registry, "a")
+        assert registry.stats().declined == 1
+        clock.forward(IDLE + LATE, registry)
+        assert ref.actor_stopped.wait(PATIENCE / 6), "its timer was not armed again"
+
+
+def test_14_the_idle_time_that_is_reported_is_the_real_one(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There telemetry reports the configured time."""
+    caplog.set_level("DEBUG", "pykka_registry")
+    with AggregateRegistry.start(Worded, idle=IDLE, name="late") as registry:
+        for key, word, passed in (("a", None, 250.5), ("b", IDLE, 320.25)):
+            ref = registry.get_or_start(key)
+            if word is not None:
+                registry.ref(key).call(Worded.say, word)
+            wait_until_asleep(registry, key)
+            clock.forward(IDLE * 0.6, registry)
+            registry.ref(key).call(Counting.add)
+            wait_until_asleep(registry, key)
+            clock.forward(passed, registry)
+            assert ref.actor_stopped.wait(PATIENCE)
+    assert [record.getMessage() for record in caplog.records if "idle" in record.getMessage()] == [
+        "Worded 'a' #1 is passivated: idle, after 250.500 s without a message"
+    ]
+    assert [record.getMessage() for record in caplog.records if "word" in record.getMessage()] == [
+        "Worded 'b' #2 is passivated: own word, after 320.250 s without a message"
+    ]
+
+
+class Saving(Counting):
+    """Saves what it is told, unless the store does not answer."""
+
+    store_fails_in = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reach_store("constructor")
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.reach_store("on_start")
+
+    def reach_store(self, where: str) -> None:
+        if Saving.store_fails_in == where:
+            raise OSError("the store does not answer")
+
+    def save(self) -> int:
+        self.reach_store("save")
+        return self.add()
+
+
+@pytest.mark.parametrize("where", ["constructor", "on_start", "save"])
+@pytest.mark.parametrize("call", ["get_or_start", "start_new", "start", "tell", "ask"])
+def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
+    where: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a failed save or a dry run leaves an empty process that no look-up finds."""
+    monkeypatch.setattr(Saving, "store_fails_in", where)
+    with AggregateRegistry.start(
+        Saving, backoff=(0, 0), max_failures=2, quarantine=None
+    ) as registry:
+        threads = threading.active_count()
+        save = messages.ProxyCall(("save",), (), {})
+        starts = {
+            "get_or_start": lambda: registry.get_or_start("a"),
+            "start_new": lambda: registry.start_new("a"),
+            "start": lambda: Saving.start(registry, "a"),
+            "tell": lambda: registry.ref("a").tell(save),
+            "ask": lambda: registry.ref("a").ask(save),
+        }
+        for i in range(1, 11):
+            if call == "tell":
+                starts[call]()
+            elif where == "save" and call != "ask":
+                starts[call]().tell(save)
+            else:
+                with pytest.raises((OSError, Undeliverable)):
+                    starts[call]()
+            if where == "save" and call == "ask":
+                # Who asked knows, and the one that could not save is where it was: registered.
+                assert pykka.ActorRegistry.get_by_class(Saving) == [registry["a"]]
+                assert registry["a"].stop() is True
+            poll(lambda i=i: sum(registry.stats().ends.values()) >= i)  # type: ignore[misc]
+            if call == "tell" and where != "save":  # it is tried again, but not for ever
+                poll(lambda: registry.stats().quarantined == 1)
+            poll(lambda: registry.stats().live == 0)
+            assert pykka.ActorRegistry.get_by_class(Saving) == []
+            assert list(registry) == []
+            poll(lambda: threading.active_count() == threads)
+            registry.release("a")
+            assert nothing_is_waiting(registry)
+        monkeypatch.setattr(Saving, "store_fails_in", "")
+        assert registry.get_or_start("a").proxy().save().get() == 1
+
+
+def nothing_is_waiting(registry: RegistryRef[Any]) -> bool:
+    stats = registry.stats()
+    return not any((stats.live, stats.waiting, stats.backoff, stats.quarantined, stats.queued))
+
+
+def test_3_a_command_that_fails_half_way_is_no_reason_to_serve_from_an_empty_state(
+    counters: RegistryRef[Counting],
+) -> None:
+    """There the process that is left over has no state, and is not the one that is found."""
+    address = counters.ref("a")
+    for expected in range(1, 6):
+        assert address.call(Counting.add) == expected
+        with pytest.raises(ValueError, match="no"):
+            address.call(Counting.fail, ValueError("no"))
+        assert pykka.ActorRegistry.get_by_class(Counting) == [counters["a"]]
+    assert counters.stats().activations == 1
+    assert counters["a"].stop() is True
+    assert nothing_remains(counters)
+
+
+def test_4_keys_share_no_restart_budget() -> None:
+    """There five failed saves, of whichever keys, end every aggregate of the type."""
+    with AggregateRegistry.start(
+        Saving, restart="at once", backoff=(0, 0), max_failures=5, quarantine=None
+    ) as registry:
+        bystander = registry.get_or_start("bystander")
+        for key in range(20):
+            for _ in range(5):
+                registry.ref(key).proxy().fail.defer(OSError("no"))
+        poll(lambda: registry.stats().ends == {EndReason.FAILED: 100})
+        poll(lambda: registry.stats().active == 21)
+        assert registry.stats().quarantined == 0
+        registry.ref(0).proxy().fail.defer(OSError("once too often"))
+        poll(lambda: registry.stats().quarantined == 1)
+        assert sorted(map(str, registry)) == sorted(["bystander", *map(str, range(1, 20))])
+        with pytest.raises(Undeliverable):
+            registry.ref(0).call(Counting.add)
+        assert all(registry.ref(key).call(Counting.add) == 1 for key in range(1, 20))
+        assert registry["bystander"] is bystander
+        assert bystander.is_alive()
