@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import pykka
 from eventsourcing.persistence import IntegrityError
-from pykka.typing import ActorMemberMixin, proxy_method
 
 from examples.bank.application import BankIsClosing
 from examples.bank.domain import Account, AccountExists, Receipt, Refusal, UnknownAccount
 from examples.bank.money import ZERO, negated
 from examples.bank.store import STORE_ERRORS, is_busy
 from examples.bank.transfer import State, Transfer
-from pykka_registry import AggregateMixin
+from pykka_registry import AggregateMixin, AggregateRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,9 +32,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_LIVE = 16
+"""How many accounts, or transfers, are live at most, unless told otherwise.
+
+A store takes one writer at a time, and the library keeps five connections open for all threads, so
+a few actors keep it busy. More bring only connections that come and go, and switches of threads.
+"""
+
 _CONFLICTS = 20  # how often another process may be faster at one message
 _PATIENCE = 30.0  # seconds to wait, for one message, while another process keeps the store busy
-_ACTIVATION = 60.0  # seconds for an account to start, after its last incarnation has ended
+_TURN = 300.0  # seconds that one with a message waits for its turn to be live
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,25 +246,15 @@ def _repeated(receipt: Receipt, transaction: Transaction) -> Outcome:
     return Outcome()
 
 
-class AccountProxy(ActorMemberMixin, pykka.ActorProxy[AccountActor]):
-    """What a type checker knows of a proxy to an account."""
+def start_accounts(bank: Bank, *, max_live: int = MAX_LIVE) -> RegistryRef[AccountActor]:
+    """Start the registry of the accounts.
 
-    open = proxy_method(AccountActor.open)
-    close = proxy_method(AccountActor.close)
-    book = proxy_method(AccountActor.book)
-    deposit = proxy_method(AccountActor.deposit)
-    withdraw = proxy_method(AccountActor.withdraw)
-
-
-def start_account(
-    accounts: RegistryRef[AccountActor], account_id: str, *, timeout: float = _ACTIVATION
-) -> AccountProxy:
-    """Return a proxy to the account's actor, which is started if it is not there.
-
-    Raises:
-        pykka.Timeout: after so many seconds, if its last incarnation has not ended by then.
+    There are many more of them than may be live: a message activates its account, and one that has
+    nothing to do makes way for it.
     """
-    return cast("AccountProxy", accounts.get_or_start(account_id, timeout=timeout).proxy())
+    return AggregateRegistry.start(
+        AccountActor, args=(bank,), name="accounts", max_live=max_live, start_timeout=_TURN
+    )
 
 
 class TransferActor(_Turns, AggregateMixin, pykka.ThreadingActor):
@@ -308,23 +304,25 @@ class TransferActor(_Turns, AggregateMixin, pykka.ThreadingActor):
     def _step(self, transfer: Transfer) -> None:
         # Killed between an account's answer and our own save, the step is taken again, and the
         # account's receipt gives the same answer again.
+        payer = self._accounts.ref(transfer.payer)
+        payee = self._accounts.ref(transfer.payee)
         if transfer.state is State.STARTED:
             try:
-                start_account(self._accounts, transfer.payer).withdraw(transfer.debit).get()
+                payer.call(AccountActor.withdraw, transfer.debit)
             except Refusal as refusal:
                 transfer.refused(str(refusal))
             else:
                 transfer.debited()
         elif transfer.state is State.DEBITED:
             try:
-                start_account(self._accounts, transfer.payee).deposit(transfer.credit).get()
+                payee.call(AccountActor.deposit, transfer.credit)
             except Refusal as refusal:
                 transfer.rejected(str(refusal))
             else:
                 transfer.completed()
         else:
             # The payer may have closed the account since; what it must get back is a fact.
-            start_account(self._accounts, transfer.payer).book(transfer.refund).get()
+            payer.call(AccountActor.book, transfer.refund)
             transfer.refunded()
 
     def _load(self) -> Transfer | None:
@@ -341,8 +339,14 @@ class TransferActor(_Turns, AggregateMixin, pykka.ThreadingActor):
         self._transfer = None
 
 
-class TransferProxy(ActorMemberMixin, pykka.ActorProxy[TransferActor]):
-    """What a type checker knows of a proxy to a transfer."""
-
-    order = proxy_method(TransferActor.order)
-    resume = proxy_method(TransferActor.resume)
+def start_transfers(
+    bank: Bank, accounts: RegistryRef[AccountActor], *, max_live: int = MAX_LIVE
+) -> RegistryRef[TransferActor]:
+    """Start the registry of the transfers, which is to be stopped before that of the accounts."""
+    return AggregateRegistry.start(
+        TransferActor,
+        args=(bank, accounts),
+        name="transfers",
+        max_live=max_live,
+        start_timeout=_TURN,
+    )

@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 from uuid import uuid4
 
-from examples.bank.actors import AccountActor
+from examples.bank.actors import MAX_LIVE, start_accounts
 from examples.bank.audit import balances_in, disagreements
 from examples.bank.balances import check_balances_path, write_balances
 from examples.bank.domain import Refusal
-from examples.bank.importer import MAX_LIVE, Importer
+from examples.bank.importer import Importer
 from examples.bank.interrupt import PROGRAM, STOPPED, CtrlC, Stopped
 from examples.bank.money import parse_amount, plain
 from examples.bank.problems import Failed, Problem, Unusable, without_secrets
@@ -30,7 +30,7 @@ from examples.bank.store import STORE_ERRORS, Store, cause_of, explain, find_sto
 from examples.bank.transactions import TransactionFile, check_id, open_transactions
 from examples.bank.transfer import Order, State
 from examples.bank.transfers import TransferDesk, open_desk
-from pykka_registry import AggregateRegistry
+from pykka_registry import RegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -57,9 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         except Problem as problem:
             _complain(str(problem))
             return problem.status
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, RegistryError) as error:
             # No disk space for the output, no further thread: not ours to mend.
-            _complain(f"failed: {first_line(error)}; {ctrl_c.how_to_go_on}")
+            _complain(f"failed: {first_line(error.__cause__ or error)}; {ctrl_c.how_to_go_on}")
             _give_up_output()
             return Failed.status
         return status
@@ -194,7 +194,7 @@ def _import(options: argparse.Namespace, screen: Screen, ctrl_c: CtrlC) -> int:
         store = find_store(options.db, create=True)
         with ctrl_c.as_a_wish() as wants_to_stop:
             with _open(store, wants_to_stop) as bank:
-                _finish_transfers(bank, screen, wants_to_stop)
+                _finish_transfers(bank, screen, wants_to_stop, options.max_live)
                 last_known = _book(bank, transactions, options.max_live, screen, wants_to_stop)
             return _verify(store, last_known, options.balances, screen, wants_to_stop)
 
@@ -208,16 +208,10 @@ def _book(
 ) -> dict[str, tuple[int, Decimal]]:
     started = time.monotonic()
     with (
-        AggregateRegistry.start(AccountActor, args=(bank,), name="accounts") as accounts,
-        screen.progress(transactions.rows, lambda: len(accounts)) as on_progress,
+        start_accounts(bank, max_live=max_live) as accounts,
+        screen.progress(transactions.rows, lambda: accounts.stats().live) as on_progress,
     ):
-        importer = Importer(
-            bank,
-            accounts,
-            max_live=max_live,
-            wants_to_stop=wants_to_stop,
-            on_progress=on_progress,
-        )
+        importer = Importer(bank, accounts, wants_to_stop=wants_to_stop, on_progress=on_progress)
         finished = importer.run(transactions)
     tally = importer.tally
     screen.rejections(transactions.name, tally)
@@ -299,10 +293,12 @@ def _carry_out(bank: Bank, desk: TransferDesk, order: Order, screen: Screen) -> 
     return 0
 
 
-def _finish_transfers(bank: Bank, screen: Screen, wants_to_stop: Callable[[], bool]) -> None:
+def _finish_transfers(
+    bank: Bank, screen: Screen, wants_to_stop: Callable[[], bool], max_live: int = MAX_LIVE
+) -> None:
     if not bank.unfinished_transfers():
         return
-    with open_desk(bank, wants_to_stop) as desk:
+    with open_desk(bank, wants_to_stop, max_live=max_live) as desk:
         for transfer in desk.finish_all():
             screen.say(
                 f"An unfinished transfer was found and is now {transfer.state}: "

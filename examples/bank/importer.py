@@ -1,9 +1,9 @@
 """Send transactions to their accounts' actors: many at once, each account's in the file's order.
 
 One thread dispatches. It takes the file a chunk at a time and one account of the chunk after the
-other: activates the account's actor, sends it its rows, and sends a stop behind them. It waits for
-none of that, but for the oldest rows when too many are under way, and for the oldest stop when too
-many actors are live.
+other, sends it its rows, and waits only when too many rows are under way. It sends to addresses:
+which of the accounts are live is the registry's business. As an account's rows are sent together,
+it is activated for them once, however few may be live.
 """
 
 from __future__ import annotations
@@ -11,37 +11,29 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import pykka
-
-from examples.bank.actors import AccountActor, start_account
+from examples.bank.actors import AccountActor
 from examples.bank.application import BankIsClosing
 from examples.bank.interrupt import Stopped
 from examples.bank.problems import Failed
 from examples.bank.store import STORE_ERRORS, explain
 from examples.bank.transactions import BadRow, Row
-from examples.bank.waiting import GLANCE, answer_of, never
+from examples.bank.waiting import answer_of, never
+from pykka_registry import RegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from decimal import Decimal
 
-    from examples.bank.actors import AccountProxy, Statement
+    import pykka
+
+    from examples.bank.actors import Statement
     from examples.bank.application import Bank
     from pykka_registry import RegistryRef
 
-T = TypeVar("T")
-
-MAX_LIVE = 16
-"""How many account actors are live at most, unless told otherwise.
-
-A store takes one writer at a time, and the library keeps five connections open for all threads, so
-a few actors keep it busy. More bring only connections that come and go, and switches of threads.
-"""
-
 CHUNK = 100_000
-"""Rows read ahead. Each chunk activates each of its accounts once, which replays its events."""
+"""Rows read ahead. Each chunk activates each of its accounts, which replays its events."""
 
 BATCH = 50
 """Rows in one message. They are stored in one write, and writes are what an import waits for."""
@@ -100,7 +92,6 @@ class Importer:
         bank: Bank,
         accounts: RegistryRef[AccountActor],
         *,
-        max_live: int = MAX_LIVE,
         wants_to_stop: Callable[[], bool] = never,
         on_progress: Callable[[Tally], None] = lambda _tally: None,
     ) -> None:
@@ -108,25 +99,22 @@ class Importer:
 
         Args:
             bank: the application behind the actors.
-            accounts: the registry; only this importer starts actors in it.
-            max_live: how many actors may be live, those that are stopping included.
+            accounts: the registry.
             wants_to_stop: asked often; once it is true no further row is booked.
             on_progress: called whenever rows are dealt with, in the dispatching thread.
         """
         self.tally = Tally()
         self._bank = bank
         self._accounts = accounts
-        self._max_live = max_live
         self._wants_to_stop = wants_to_stop
         self._on_progress = on_progress
         self._in_flight: deque[tuple[list[Row], pykka.Future[Statement]]] = deque()
         self._rows_in_flight = 0
-        self._retiring: deque[pykka.Future[bool]] = deque()
 
     def run(self, rows: Iterable[Row | BadRow]) -> bool:
         """Book the rows; return False if the user stopped it.
 
-        When it returns or raises all actors have ended, and `tally` has the rows that are booked.
+        When it returns or raises nothing is under way, and `tally` has the rows that are booked.
 
         Raises:
             Failed: if the store failed. Each row is booked as a whole or not at all.
@@ -136,10 +124,9 @@ class Importer:
                 # Actors run side by side, and still the file's order must decide which account
                 # gets an id that it gives to several: the others wait until that one is settled.
                 for part in _first_and_later_uses(chunk):
-                    for account_id, account_rows in _by_account(part).items():
-                        self._send(account_id, account_rows)
+                    for account_rows in _by_account(part):
+                        self._send(account_rows)
                     self._settle(0)
-            self._retire(0)
         except Stopped:
             self._abort()
             return False
@@ -160,31 +147,20 @@ class Importer:
             else:
                 yield row
 
-    def _send(self, account_id: str, rows: list[Row]) -> None:
-        self._retire(self._max_live - 1)
-        account = self._activate(account_id)
-        try:
-            for start in range(0, len(rows), BATCH):
-                batch = rows[start : start + BATCH]
-                self._settle(MAX_IN_FLIGHT - len(batch))
-                future = account.book(*(row.transaction for row in batch))
-                self._in_flight.append((batch, future))
-                self._rows_in_flight += len(batch)
-        finally:
-            self._retiring.append(account.actor_ref.stop(block=False))
-
-    def _activate(self, account_id: str) -> AccountProxy:
-        while True:
-            try:
-                return start_account(self._accounts, account_id, timeout=GLANCE)
-            except pykka.Timeout:
-                self._check()
+    def _send(self, rows: list[Row]) -> None:
+        account = self._accounts.ref(rows[0].transaction.account_id)
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            self._settle(MAX_IN_FLIGHT - len(batch))
+            transactions = (row.transaction for row in batch)
+            self._in_flight.append((batch, account.submit(AccountActor.book, *transactions)))
+            self._rows_in_flight += len(batch)
 
     def _settle(self, most: int) -> None:
         """Wait for the oldest rows until no more than so many are in flight."""
         while self._rows_in_flight > most:
             rows, future = self._in_flight[0]
-            statement = self._wait(future)
+            statement = answer_of(future, self._wants_to_stop)
             self._drop_oldest()
             self.tally.count(rows, statement)
             self._on_progress(self.tally)
@@ -192,15 +168,6 @@ class Importer:
     def _drop_oldest(self) -> None:
         rows, _ = self._in_flight.popleft()
         self._rows_in_flight -= len(rows)
-
-    def _retire(self, most: int) -> None:
-        """Wait for the oldest stops until no more than so many actors are live."""
-        while len(self._retiring) > most:
-            self._wait(self._retiring[0])
-            self._retiring.popleft()
-
-    def _wait(self, future: pykka.Future[T]) -> T:
-        return answer_of(future, self._wants_to_stop)
 
     def _check(self) -> None:
         if self._wants_to_stop():
@@ -213,9 +180,8 @@ class Importer:
         while self._in_flight:
             try:
                 self._settle(0)
-            except (BankIsClosing, *STORE_ERRORS):
+            except (BankIsClosing, RegistryError, *STORE_ERRORS):
                 self._drop_oldest()
-        self._retire(0)
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -235,8 +201,8 @@ def _first_and_later_uses(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     return first, later
 
 
-def _by_account(rows: list[Row]) -> dict[str, list[Row]]:
+def _by_account(rows: list[Row]) -> Iterable[list[Row]]:
     accounts: dict[str, list[Row]] = {}
     for row in rows:
         accounts.setdefault(row.transaction.account_id, []).append(row)
-    return accounts
+    return accounts.values()

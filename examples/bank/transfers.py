@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
-from examples.bank.actors import AccountActor, TransferActor, TransferProxy
+from examples.bank.actors import MAX_LIVE, TransferActor, start_accounts, start_transfers
 from examples.bank.interrupt import Stopped
 from examples.bank.waiting import answer_of, never
-from pykka_registry import AggregateRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -28,13 +27,11 @@ class TransferDesk:
     def __init__(
         self,
         bank: Bank,
-        accounts: RegistryRef[AccountActor],
         transfers: RegistryRef[TransferActor],
         wants_to_stop: Callable[[], bool],
     ) -> None:
-        """Take the two registries that transfers need."""
+        """Take the transfers' registry."""
         self._bank = bank
-        self._accounts = accounts
         self._transfers = transfers
         self._wants_to_stop = wants_to_stop
 
@@ -45,18 +42,14 @@ class TransferDesk:
             Refusal: if the order's id belongs to another transfer.
             Stopped: if the user does not want to wait; the transfer may be unfinished.
         """
-        return self._wait(self._proxy(order.transfer_id).order(order))
+        transfer = self._transfers.ref(order.transfer_id)
+        return self._wait(transfer.submit(TransferActor.order, order))
 
     def finish_all(self) -> Iterator[Transfer]:
         """Finish or compensate every transfer that is not over, one after the other."""
         for transfer_id in self._bank.unfinished_transfers():
-            transfer = self._wait(self._proxy(transfer_id).resume())
-            self._transfers[transfer_id].stop()
-            for account_id in (transfer.payer, transfer.payee):
-                account = self._accounts.get(account_id)
-                if account is not None:
-                    account.stop()
-            yield transfer
+            transfer = self._transfers.ref(transfer_id)
+            yield self._wait(transfer.submit(TransferActor.resume))
 
     def _wait(self, future: pykka.Future[T]) -> T:
         try:
@@ -66,17 +59,14 @@ class TransferDesk:
             self._bank.closing.set()
             raise
 
-    def _proxy(self, transfer_id: str) -> TransferProxy:
-        return cast("TransferProxy", self._transfers.get_or_start(transfer_id).proxy())
-
 
 @contextmanager
-def open_desk(bank: Bank, wants_to_stop: Callable[[], bool] = never) -> Generator[TransferDesk]:
+def open_desk(
+    bank: Bank, wants_to_stop: Callable[[], bool] = never, *, max_live: int = MAX_LIVE
+) -> Generator[TransferDesk]:
     """Start the registries, and at the end stop the transfers first and then their accounts."""
     with (
-        AggregateRegistry.start(AccountActor, args=(bank,), name="accounts") as accounts,
-        AggregateRegistry.start(
-            TransferActor, args=(bank, accounts), name="transfers"
-        ) as transfers,
+        start_accounts(bank, max_live=max_live) as accounts,
+        start_transfers(bank, accounts, max_live=max_live) as transfers,
     ):
-        yield TransferDesk(bank, accounts, transfers, wants_to_stop)
+        yield TransferDesk(bank, transfers, wants_to_stop)

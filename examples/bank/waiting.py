@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 import pykka
 
 from examples.bank.interrupt import Stopped
+from pykka_registry import Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
 
-GLANCE = 0.1  # seconds of waiting after which we look if the user wants to stop
+_GLANCE = 0.1  # seconds of waiting after which we look if the user wants to stop
 
 
 def never() -> bool:
@@ -31,6 +32,8 @@ def answer_of(future: pykka.Future[T], wants_to_stop: Callable[[], bool]) -> T:
         if wants_to_stop():
             raise Stopped
         try:
-            return future.get(timeout=GLANCE)
+            return future.get(timeout=_GLANCE)
+        except Overloaded:  # a timeout, too, but somebody else's: it is the answer
+            raise
         except pykka.Timeout:
             continue

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import date
@@ -14,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from examples.bank.actors import AccountActor
 from examples.bank.domain import Transaction
 from examples.bank.store import find_store
 from examples.bank.transactions import HEADER
@@ -83,6 +86,39 @@ def stored_balances(db: str | Path) -> dict[str, Decimal]:
 def access_by_mode(path: str | Path, mode: int) -> bool:
     """Answer like `os.access` to anybody but root, who may write anywhere."""
     return not mode & os.W_OK or bool(Path(path).stat().st_mode & 0o200)
+
+
+class Referee:
+    """Counts the live actors from outside, from first line to last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live: Counter[str] = Counter()
+        self.most = 0
+        self.most_per_account = 0
+        self.activations = 0
+
+    def enter(self, key: str) -> None:
+        with self._lock:
+            self._live[key] += 1
+            self.activations += 1
+            self.most = max(self.most, self._live.total())
+            self.most_per_account = max(self.most_per_account, self._live[key])
+
+    def leave(self, key: str) -> None:
+        with self._lock:
+            self._live[key] -= 1
+
+
+class WatchedAccount(AccountActor):
+    referee: Referee
+
+    def __init__(self, bank: Bank) -> None:
+        self.referee.enter(self.key)
+        super().__init__(bank)
+
+    def on_stop(self) -> None:
+        self.referee.leave(self.key)
 
 
 @dataclass(frozen=True)

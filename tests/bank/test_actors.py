@@ -11,7 +11,7 @@ import pytest
 from eventsourcing.domain import CollectEventsProtocol
 from eventsourcing.persistence import IntegrityError, OperationalError
 
-from examples.bank.actors import AccountActor, AccountProxy, Outcome, start_account
+from examples.bank.actors import AccountActor, Outcome, start_accounts
 from examples.bank.application import Bank, BankIsClosing
 from examples.bank.domain import (
     AccountExists,
@@ -22,16 +22,19 @@ from examples.bank.domain import (
     UnknownAccount,
 )
 from examples.bank.store import find_store
-from pykka_registry import AggregateRegistry
 from tests.bank.support import open_bank, stored_balances, tx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
+    from typing import TypeAlias
 
     from eventsourcing.persistence import Recording
 
     from examples.bank.domain import Account, Transaction
+    from pykka_registry import AggregateRef
+
+    AccountRef: TypeAlias = AggregateRef[AccountActor]
 
 T = TypeVar("T")
 
@@ -86,15 +89,15 @@ def bank(path: Path) -> Generator[TroubledBank]:
 
 
 @contextmanager
-def account_in(bank: Bank, account_id: str = "A") -> Generator[AccountProxy]:
-    with AggregateRegistry.start(AccountActor, args=(bank,)) as accounts:
-        yield start_account(accounts, account_id)
+def account_in(bank: Bank, account_id: str = "A") -> Generator[AccountRef]:
+    with start_accounts(bank) as accounts:
+        yield accounts.ref(account_id)
 
 
 @pytest.fixture
-def account(bank: Bank) -> Generator[AccountProxy]:
-    with account_in(bank) as proxy:
-        yield proxy
+def account(bank: Bank) -> Generator[AccountRef]:
+    with account_in(bank) as account:
+        yield account
 
 
 def book_elsewhere(path: Path, *transactions: Transaction) -> Callable[[], None]:
@@ -105,24 +108,24 @@ def book_elsewhere(path: Path, *transactions: Transaction) -> Callable[[], None]
             for transaction in transactions:
                 account_id = transaction.account_id
                 with account_in(other, account_id) as account:
-                    account.book(transaction).get()
+                    account.call(AccountActor.book, transaction)
 
     return book
 
 
-def test_the_first_transaction_opens_the_account(account: AccountProxy, path: Path) -> None:
-    statement = account.book(tx(amount="1.50")).get()
+def test_the_first_transaction_opens_the_account(account: AccountRef, path: Path) -> None:
+    statement = account.call(AccountActor.book, tx(amount="1.50"))
     assert statement.outcomes == [Outcome(is_new=True)]
     assert (statement.balance, statement.version, statement.events) == (Decimal("1.50"), 2, 3)
     assert stored_balances(path) == {"A": Decimal("1.50")}
 
 
 def test_many_transactions_are_booked_in_one_save_in_their_order(
-    account: AccountProxy, bank: TroubledBank
+    account: AccountRef, bank: TroubledBank
 ) -> None:
     saves: list[int] = []
     bank.after_save = iter([lambda: saves.append(1)] * 9)
-    statement = account.book(*(tx(str(number)) for number in range(5))).get()
+    statement = account.call(AccountActor.book, *(tx(str(number)) for number in range(5)))
     assert statement.balance == 5
     assert saves == [1]
     stored = bank.account("A")
@@ -131,18 +134,16 @@ def test_many_transactions_are_booked_in_one_save_in_their_order(
     assert references == [None, "0", "1", "2", "3", "4"]
 
 
-def test_a_transaction_is_booked_once(account: AccountProxy, path: Path) -> None:
-    account.book(tx()).get()
-    statement = account.book(tx(), tx("2"), tx("2")).get()
+def test_a_transaction_is_booked_once(account: AccountRef, path: Path) -> None:
+    account.call(AccountActor.book, tx())
+    statement = account.call(AccountActor.book, tx(), tx("2"), tx("2"))
     assert statement.outcomes == [Outcome(), Outcome(is_new=True), Outcome()]
-    assert account.book(tx()).get().events == 0
+    assert account.call(AccountActor.book, tx()).events == 0
     assert stored_balances(path) == {"A": Decimal("2.00")}
 
 
-def test_other_content_under_the_same_id_is_refused_alone(
-    account: AccountProxy, path: Path
-) -> None:
-    statement = account.book(tx(), tx(amount="2.00"), tx("2")).get()
+def test_other_content_under_the_same_id_is_refused_alone(account: AccountRef, path: Path) -> None:
+    statement = account.call(AccountActor.book, tx(), tx(amount="2.00"), tx("2"))
     assert [bool(outcome.refusal) for outcome in statement.outcomes] == [False, True, False]
     assert "'1' was booked before as account 'A', 2024-02-29, 1.00" in (
         statement.outcomes[1].refusal
@@ -151,124 +152,124 @@ def test_other_content_under_the_same_id_is_refused_alone(
 
 
 def test_an_account_whose_only_transaction_is_refused_is_not_opened(
-    bank: TroubledBank, account: AccountProxy, path: Path
+    bank: TroubledBank, account: AccountRef, path: Path
 ) -> None:
-    account.book(tx()).get()
+    account.call(AccountActor.book, tx())
     with account_in(bank, "B") as other:
-        statement = other.book(tx(account="B")).get()
+        statement = other.call(AccountActor.book, tx(account="B"))
     assert statement.outcomes[0].refusal
     assert (statement.version, statement.events) == (0, 0)
     assert stored_balances(path) == {"A": Decimal("1.00")}
 
 
 def test_the_account_is_loaded_by_its_own_thread_and_not_before_it_is_needed(
-    account: AccountProxy, bank: TroubledBank
+    account: AccountRef, bank: TroubledBank
 ) -> None:
     assert bank.loaded_by is None
-    account.book(tx()).get()
+    account.call(AccountActor.book, tx())
     assert bank.loaded_by not in {None, threading.current_thread()}
 
 
 @pytest.mark.parametrize("error", [FULL, ValueError("a bug")])
 def test_after_a_failed_save_the_actor_forgets_what_was_not_stored(
-    account: AccountProxy, bank: TroubledBank, path: Path, error: Exception
+    account: AccountRef, bank: TroubledBank, path: Path, error: Exception
 ) -> None:
-    account.book(tx()).get()
+    account.call(AccountActor.book, tx())
     bank.before_save = iter([raising(error)])
     with pytest.raises(type(error)):
-        account.book(tx("2", amount="5.00")).get()
-    assert account.book(tx("3")).get().balance == Decimal("2.00")
+        account.call(AccountActor.book, tx("2", amount="5.00"))
+    assert account.call(AccountActor.book, tx("3")).balance == Decimal("2.00")
     assert stored_balances(path) == {"A": Decimal("2.00")}
 
 
 def test_when_another_process_was_faster_the_actor_looks_again(
-    account: AccountProxy, bank: TroubledBank, path: Path
+    account: AccountRef, bank: TroubledBank, path: Path
 ) -> None:
-    account.book(tx()).get()
+    account.call(AccountActor.book, tx())
     bank.before_save = iter([book_elsewhere(path, tx("2", amount="10.00"))])
-    assert account.book(tx("3", amount="0.50")).get().balance == Decimal("11.50")
+    assert account.call(AccountActor.book, tx("3", amount="0.50")).balance == Decimal("11.50")
     assert stored_balances(path) == {"A": Decimal("11.50")}
 
 
 def test_when_another_process_booked_the_same_transaction_it_is_booked_before(
-    account: AccountProxy, bank: TroubledBank, path: Path
+    account: AccountRef, bank: TroubledBank, path: Path
 ) -> None:
     bank.before_save = iter([book_elsewhere(path, tx())])
-    assert account.book(tx()).get().outcomes == [Outcome()]
+    assert account.call(AccountActor.book, tx()).outcomes == [Outcome()]
     assert stored_balances(path) == {"A": Decimal("1.00")}
 
 
 def test_when_another_process_used_the_id_on_another_account_the_row_is_refused(
-    account: AccountProxy, bank: TroubledBank, path: Path
+    account: AccountRef, bank: TroubledBank, path: Path
 ) -> None:
     bank.before_save = iter([book_elsewhere(path, tx(account="B"))])
-    statement = account.book(tx(), tx("2")).get()
+    statement = account.call(AccountActor.book, tx(), tx("2"))
     assert "booked before as account 'B'" in statement.outcomes[0].refusal
     assert statement.outcomes[1] == Outcome(is_new=True)
     assert stored_balances(path) == {"A": Decimal("1.00"), "B": Decimal("1.00")}
 
 
 def test_a_lost_acknowledgment_books_nothing_twice(
-    account: AccountProxy, bank: TroubledBank, path: Path
+    account: AccountRef, bank: TroubledBank, path: Path
 ) -> None:
     bank.after_save = iter([raising(CONFLICT), raising(LOCKED)])
-    assert account.book(tx()).get().balance == Decimal("1.00")
-    assert account.book(tx("2")).get().balance == Decimal("2.00")
+    assert account.call(AccountActor.book, tx()).balance == Decimal("1.00")
+    assert account.call(AccountActor.book, tx("2")).balance == Decimal("2.00")
     assert stored_balances(path) == {"A": Decimal("2.00")}
 
 
 def test_a_store_that_is_busy_for_a_moment_is_asked_again(
-    account: AccountProxy, bank: TroubledBank, path: Path
+    account: AccountRef, bank: TroubledBank, path: Path
 ) -> None:
     bank.before_save = iter([raising(LOCKED)] * 50)
-    assert account.book(tx()).get().outcomes == [Outcome(is_new=True)]
+    assert account.call(AccountActor.book, tx()).outcomes == [Outcome(is_new=True)]
     assert stored_balances(path) == {"A": Decimal("1.00")}
 
 
-def test_endless_conflicts_come_to_an_end(account: AccountProxy, bank: TroubledBank) -> None:
+def test_endless_conflicts_come_to_an_end(account: AccountRef, bank: TroubledBank) -> None:
     bank.before_save = iter(lambda: raising(CONFLICT), None)
     with pytest.raises(IntegrityError):
-        account.book(tx()).get()
+        account.call(AccountActor.book, tx())
 
 
-def test_nothing_is_booked_once_the_bank_is_closing(account: AccountProxy, bank: Bank) -> None:
+def test_nothing_is_booked_once_the_bank_is_closing(account: AccountRef, bank: Bank) -> None:
     bank.closing.set()
     with pytest.raises(BankIsClosing):
-        account.book(tx()).get()
+        account.call(AccountActor.book, tx())
     assert bank.account("A") is None
 
 
-def test_an_account_is_opened_once_and_closed_once(account: AccountProxy, bank: Bank) -> None:
+def test_an_account_is_opened_once_and_closed_once(account: AccountRef, bank: Bank) -> None:
     with pytest.raises(UnknownAccount):
-        account.close().get()
-    account.open(Decimal("10.00")).get()
+        account.call(AccountActor.close)
+    account.call(AccountActor.open, Decimal("10.00"))
     with pytest.raises(AccountExists):
-        account.open().get()
-    account.withdraw(tx(amount="-10.00")).get()
+        account.call(AccountActor.open)
+    account.call(AccountActor.withdraw, tx(amount="-10.00"))
     with pytest.raises(BalanceNotZero):
-        account.close().get()
-    account.deposit(tx("2", amount="10.00")).get()
-    account.close().get()
+        account.call(AccountActor.close)
+    account.call(AccountActor.deposit, tx("2", amount="10.00"))
+    account.call(AccountActor.close)
     stored = bank.account("A")
     assert stored is not None
     assert stored.is_closed
 
 
-def test_deposits_and_withdrawals_happen_once(account: AccountProxy, path: Path) -> None:
-    account.open().get()
+def test_deposits_and_withdrawals_happen_once(account: AccountRef, path: Path) -> None:
+    account.call(AccountActor.open)
     for _ in range(2):
-        account.deposit(tx("1", amount="10.00")).get()
-        account.withdraw(tx("2", amount="-3.00")).get()
+        account.call(AccountActor.deposit, tx("1", amount="10.00"))
+        account.call(AccountActor.withdraw, tx("2", amount="-3.00"))
     assert stored_balances(path) == {"A": Decimal("7.00")}
 
 
-def test_a_refusal_once_given_stays(account: AccountProxy, bank: Bank, path: Path) -> None:
-    account.open().get()
+def test_a_refusal_once_given_stays(account: AccountRef, bank: Bank, path: Path) -> None:
+    account.call(AccountActor.open)
     with pytest.raises(OverdraftLimitExceeded) as first:
-        account.withdraw(tx(amount="-1.00")).get()
-    account.book(tx("2", amount="100.00")).get()
+        account.call(AccountActor.withdraw, tx(amount="-1.00"))
+    account.call(AccountActor.book, tx("2", amount="100.00"))
     with pytest.raises(Refusal) as again:
-        account.withdraw(tx(amount="-1.00")).get()
+        account.call(AccountActor.withdraw, tx(amount="-1.00"))
     assert str(again.value) == str(first.value)
     assert stored_balances(path) == {"A": Decimal("100.00")}
     receipt = bank.receipt(tx())
@@ -276,7 +277,7 @@ def test_a_refusal_once_given_stays(account: AccountProxy, bank: Bank, path: Pat
     assert receipt.refusal == str(first.value)
 
 
-def test_nobody_pays_into_an_account_that_does_not_exist(account: AccountProxy, path: Path) -> None:
+def test_nobody_pays_into_an_account_that_does_not_exist(account: AccountRef, path: Path) -> None:
     with pytest.raises(UnknownAccount):
-        account.deposit(tx()).get()
+        account.call(AccountActor.deposit, tx())
     assert stored_balances(path) == {}

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from examples.bank import cli as module
-from examples.bank import screen
+from examples.bank import actors, screen
 from examples.bank.actors import AccountActor, Statement
 from examples.bank.application import Bank
 from examples.bank.cli import main
 from examples.bank.domain import Account
 from examples.bank.sample import sample_csv, sample_rows
+from examples.bank.transfer import Order, Transfer
 from tests.bank.support import (
     DAY,
+    Referee,
+    WatchedAccount,
     make_rows,
     open_bank,
     read_balances,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from examples.bank.domain import Transaction
 
+D = Decimal
 ROWS = make_rows(100, 10)
 
 Output = pytest.CaptureFixture[str]
@@ -237,8 +240,26 @@ def test_a_thread_that_cannot_be_started_is_one_line_and_status_1(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", no_actors)
+    monkeypatch.setattr(actors, "_TURN", 0.7)
     assert run("t.csv") == 1
     assert "failed: can't start new thread; nothing is half booked: run" in one_line(capsys)
+
+
+def test_with_fewer_threads_than_accounts_may_be_live_an_import_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def few_actors(thread: threading.Thread) -> None:
+        names = [other.name for other in threading.enumerate()]
+        if thread.name.startswith("AccountActor") and str(names).count("AccountActor") == 3:
+            message = "can't start new thread"
+            raise RuntimeError(message)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few_actors)
+    assert run("t.csv") == 0
+    assert read_balances(folder / "balances.csv") == sums(ROWS)
 
 
 def test_balances_do_not_replace_the_file_that_the_output_is_sent_to(folder: Path) -> None:
@@ -307,7 +328,7 @@ class LyingAccount(AccountActor):
 def test_an_actor_that_disagrees_with_the_store_is_a_failure(
     folder: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AccountActor", LyingAccount)
+    monkeypatch.setattr(actors, "AccountActor", LyingAccount)
     assert run("t.csv") == 1
     out, err = capsys.readouterr()
     assert "agree with" not in out
@@ -343,6 +364,20 @@ def test_on_a_terminal_a_bar_shows_rows_rate_and_live_actors(
     assert "100 rows" in shown
     assert "rows/s" in shown
     assert "live actors" in shown
+
+
+def test_the_ceiling_that_the_user_gives_is_the_registrys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    referee = Referee()
+    monkeypatch.setattr(WatchedAccount, "referee", referee, raising=False)
+    monkeypatch.setattr(actors, "AccountActor", WatchedAccount)
+    with open_bank("bank.sqlite") as bank:
+        bank.save(*(Transfer.of(Order(f"t{n}", f"{n}", "A", D(1), DAY)) for n in range(9)))
+    assert run("t.csv", "--max-live", "2") == 0
+    assert referee.most == 2
+    assert referee.activations >= 9 + len(sums(ROWS))
+    assert read_balances(folder / "balances.csv") == sums(ROWS)
 
 
 @pytest.fixture

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from decimal import Decimal
+from itertools import pairwise, permutations
 from typing import TYPE_CHECKING
 
 import pytest
 
-from examples.bank.actors import AccountActor, start_account
+from examples.bank import actors
+from examples.bank.actors import AccountActor, start_accounts
 from examples.bank.domain import Account, Refusal
 from examples.bank.transfer import Order, State, Transfer, TransferDiffers
 from examples.bank.transfers import open_desk
-from pykka_registry import AggregateRegistry
-from tests.bank.support import DAY, open_bank, stored_balances, tx
+from tests.bank.support import DAY, Referee, WatchedAccount, open_bank, stored_balances, tx
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -95,10 +96,10 @@ def test_a_payer_gets_back_what_the_payee_cannot_take(
 def test_even_a_payer_that_is_closed_by_then_gets_it_back(bank: Bank, path: Path) -> None:
     transfer = Transfer.of(order("100.00", payee="C"))
     bank.save(transfer)
-    with AggregateRegistry.start(AccountActor, args=(bank,)) as accounts:
-        payer = start_account(accounts, "A")
-        payer.withdraw(transfer.debit).get()
-        payer.close().get()
+    with start_accounts(bank) as accounts:
+        payer = accounts.ref("A")
+        payer.call(AccountActor.withdraw, transfer.debit)
+        payer.call(AccountActor.close)
     with open_desk(bank) as desk:
         assert [transfer.state for transfer in desk.finish_all()] == [State.REFUNDED]
     assert stored_balances(path)["A"] == D("100.00")
@@ -112,6 +113,59 @@ def test_all_unfinished_transfers_are_finished_with_few_actors(bank: Bank, path:
     assert {transfer.state for transfer in finished} == {State.COMPLETED}
     assert stored_balances(path) == {"A": D("80.00"), "B": D("20.00"), "C": D(0)}
     assert bank.unfinished_transfers() == []
+
+
+@pytest.fixture
+def referee(monkeypatch: pytest.MonkeyPatch) -> Referee:
+    referee = Referee()
+    monkeypatch.setattr(WatchedAccount, "referee", referee, raising=False)
+    monkeypatch.setattr(actors, "AccountActor", WatchedAccount)
+    return referee
+
+
+def test_where_one_account_may_be_live_a_transfer_has_both_one_after_the_other(
+    bank: Bank, path: Path, referee: Referee
+) -> None:
+    """Money goes from account to account along a chain, and the last one takes none."""
+    bank.save(*(Account(f"{number}") for number in range(8)))
+    stations = ["A", *map(str, range(8)), "C"]
+    with open_desk(bank, max_live=1) as desk:
+        states = [
+            desk.carry_out(Order(f"{payer} to {payee}", payer, payee, D("100.00"), DAY)).state
+            for payer, payee in pairwise(stations)
+        ]
+    assert states == [State.COMPLETED] * 8 + [State.REFUNDED]
+    assert stored_balances(path) == dict.fromkeys([*stations, "B"], D(0)) | {"7": D("100.00")}
+    assert referee.most == 1
+    assert referee.activations >= len(stations)
+
+
+def test_many_transfers_at_once_end_though_one_account_and_one_transfer_may_be_live(
+    bank: Bank, path: Path, referee: Referee
+) -> None:
+    """There and back again: they want the same accounts in different orders."""
+    accounts = ["A", "B", "D"]
+    bank.save(Account("D", overdraft_limit=D(9)), Transfer.of(order("9.00", payee="D", number=0)))
+    ways = list(permutations(accounts, 2))
+    states: list[State] = []
+    with open_desk(bank, max_live=1) as desk:
+
+        def carry_out(number: int) -> None:
+            payer, payee = ways[number % len(ways)]
+            states.append(desk.carry_out(Order(f"w{number}", payer, payee, D(1), DAY)).state)
+
+        threads = [threading.Thread(target=carry_out, args=(number,)) for number in range(30)]
+        for thread in threads:
+            thread.start()
+        finished = list(desk.finish_all())
+        for thread in threads:
+            thread.join()
+    assert len(states) == 30
+    assert "t0" in {transfer.transfer_id for transfer in finished}
+    assert set(states) <= {State.COMPLETED, State.REFUSED}  # B may have nothing to give yet
+    assert bank.unfinished_transfers() == []
+    assert sum(stored_balances(path).values()) == D("100.00")
+    assert referee.most == 1
 
 
 def test_two_processes_that_finish_the_same_transfer_agree(path: Path) -> None:
@@ -133,12 +187,12 @@ def test_two_processes_that_finish_the_same_transfer_agree(path: Path) -> None:
     def pay_in() -> None:
         with (
             open_bank(path) as bank,
-            AggregateRegistry.start(AccountActor, args=(bank,)) as accounts,
+            start_accounts(bank) as accounts,
         ):
             for number in range(rounds):
                 barrier.wait(60)
-                account = start_account(accounts, "A")
-                account.book(tx(f"in {number}", amount="10.00")).get()
+                account = accounts.ref("A")
+                account.call(AccountActor.book, tx(f"in {number}", amount="10.00"))
 
     states: tuple[list[State], list[State]] = ([], [])
     threads = [threading.Thread(target=carry_out, args=(part,)) for part in states]
@@ -157,11 +211,11 @@ def test_a_refused_debit_is_not_taken_later(bank: Bank, path: Path) -> None:
     """Killed after the refusal and before the transfer knew of it, it must not change its mind."""
     transfer = Transfer.of(order("150.00"))
     bank.save(transfer)
-    with AggregateRegistry.start(AccountActor, args=(bank,)) as accounts:
-        payer = start_account(accounts, "A")
+    with start_accounts(bank) as accounts:
+        payer = accounts.ref("A")
         with pytest.raises(Refusal):
-            payer.withdraw(transfer.debit).get()
-        payer.book(tx("2", amount="100.00")).get()
+            payer.call(AccountActor.withdraw, transfer.debit)
+        payer.call(AccountActor.book, tx("2", amount="100.00"))
     with open_desk(bank) as desk:
         assert [transfer.state for transfer in desk.finish_all()] == [State.REFUSED]
     assert stored_balances(path)["A"] == D("200.00")
