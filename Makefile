@@ -3,13 +3,14 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help demo test check guards wheel bench clean
+.PHONY: help demo test check guards model wheel bench clean
 
 help:
 	@echo "make demo    run the bank example on its own sample"
 	@echo "make test    run all the tests, with branch coverage"
 	@echo "make check   check formatting, lint and types"
 	@echo "make guards  take each guard out of the code and see its test fail"
+	@echo "make model   check the model of delivery in all its states (needs spin and gcc)"
 	@echo "make wheel   build the wheel and try it in an empty environment"
 	@echo "make bench   run the benchmarks"
 	@echo "make clean   remove what the others made"
@@ -49,6 +50,9 @@ check: .venv/check
 guards: .venv/test
 	$(PY) -m tests.guards
 
+model: .venv/base
+	$(PY) -m formal.check
+
 wheel: .venv/check
 	@rm -rf dist .wheel-venv
 	$(PY) -m build --outdir dist
@@ -56,8 +60,14 @@ wheel: .venv/check
 	.wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd / && "$(CURDIR)/.wheel-venv/bin/python" "$(CURDIR)/tests/try_wheel.py"
 
-bench: .venv/base
+.venv/bench: .venv/test
+	@$(PY) -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
+
+bench: .venv/bench
 	$(PY) benchmarks/lookup.py
+	$(PY) benchmarks/eviction.py --plot docs/eviction.svg
+	$(PY) -m tests.conservation
 
 clean:
 	rm -rf .venv .wheel-venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build demo dist
