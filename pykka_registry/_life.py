@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,22 @@ class Life:
         if self.ref is not None:
             pykka.ActorRegistry.unregister(self.ref)
         self.stopped.set()
+
+    def forget_cause(self, reason: EndReason) -> None:
+        """Let go of the actor, which the traceback of what it failed of holds.
+
+        A ref that somebody keeps holds this life. If a `tell` failed, nobody else got the exception
+        but the log and `on_failure`, and a quarantined key and the dead letters keep it for long:
+        its frames are emptied, and those that had called them.
+        """
+        if reason is EndReason.FAILED and self.cause is not None and not self.stops_all:
+            traceback.clear_frames(self.cause.__traceback__)
+            frame = self.cause.__traceback__ and self.cause.__traceback__.tb_frame
+            with contextlib.suppress(RuntimeError):  # from here on they are running
+                while frame is not None:
+                    frame.clear()
+                    frame = frame.f_back
+        self.cause = None
 
     def answer_stops(self) -> None:
         """Tell whoever asked it to stop that it has."""
@@ -256,9 +273,7 @@ def live(incarnation: Incarnation) -> None:
         table.ended(incarnation, reason, life.cause)
         life.is_over = True
         life.answer_stops()
-        # A ref that somebody keeps holds this life; it must not hold the exception as well, whose
-        # traceback would hold the actor.
-        life.cause = None
+        life.forget_cause(reason)
     if life.stops_all:
         # Pykka does this before the teardown. Here it comes last: it waits for every other actor,
         # and some of them may be waiting for this one.

@@ -78,7 +78,7 @@ class Policy:
     """After how many failures a key is quarantined: with the first one beyond this number."""
 
     failure_window: float = 60.0
-    """How long after its last failure, and the rest after it, a key's failures are forgotten."""
+    """After how long active without a failure, or at rest and left alone, a key's are forgotten."""
 
     quarantine: float | None = 300.0
     """After how long a quarantined key is released by itself; `None`: never."""

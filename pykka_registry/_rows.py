@@ -134,12 +134,29 @@ class Rows:
         self._states[before] -= 1
         self._states[state] += 1
         self._alarm(entry, delay)
+        if self._failures:
+            self._date_failures(entry)
         # Last, so that an interrupt leaves no entry behind that nobody has begun.
         if state is State.ABSENT:
             if self._entries.get(entry.key) is entry:
                 del self._entries[entry.key]
         elif before is State.ABSENT:
             self._entries[entry.key] = entry
+
+    def _date_failures(self, entry: Entry) -> None:
+        """Have the key's failures forgotten a while after it does well, or is left alone.
+
+        Not while it rests or starts, however long that takes: an aggregate whose every start fails
+        after a minute fails for ever, too.
+        """
+        record = self._failures.get(entry.key)
+        if record is None:
+            return
+        if entry.state in {State.ACTIVE, State.ABSENT}:
+            rest = record.rest(time.monotonic())
+            self._alarm(record, rest + self.policy.failure_window)
+        elif entry.state is not State.STOPPING:
+            self._alarm(record, None)
 
     def _alarm(self, owner: Entry | Record, delay: float | None) -> None:
         self._alarms.set(owner, time.monotonic(), delay)

@@ -2,7 +2,8 @@
 
 A failure doubles the time for which its key rests, with some jitter, so that keys that failed
 together do not come back together. A key that fails more often than its budget allows is
-quarantined. Its failures are forgotten some time after the last one.
+quarantined. Its failures are forgotten once it has been active for some time, or has been left alone
+for that long.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class Failures:
         self._policy = policy
         self._records: dict[Hashable, Record] = {}
         self._chance = random.Random()  # noqa: S311  # jitter, not a secret
+
+    def __len__(self) -> int:
+        return len(self._records)
 
     def add(self, key: Hashable, now: float) -> Record:
         """Count one more failure and set for how long the key rests."""

@@ -442,10 +442,8 @@ class Table(Rows):
     ) -> None:
         """Decide what follows an incarnation that has ended."""
         entry.incarnation = entry.ref = None
-        now = time.monotonic()
         if reason in {EndReason.FAILED, EndReason.START_FAILED}:
-            record = self._failures.add(entry.key, now)
-            self._alarm(record, record.rest(now) + self.policy.failure_window)
+            record = self._failures.add(entry.key, time.monotonic())
             entry.cause = cause
             if self._failures.exceed(record):
                 self._quarantine(entry, after)
