@@ -751,15 +751,15 @@ class Run:
 def _judge(fate: Fate, handled: int, dead: int) -> str:
     """Say what became of a message, from its sender's, its handler's and the hook's marks."""
     match fate, handled, dead:
-        case (Fate.TOLD | Fate.ANSWERED | Fate.TIMED_OUT), 1, 0:
+        case ((Fate.TOLD | Fate.ANSWERED | Fate.TIMED_OUT), 1, 0):
             return "handled"
         case Fate.TOLD, 0, 1:
             return "dead"
         case Fate.TIMED_OUT, 0, 0:
             return "expired"
-        case (Fate.UNSENT | Fate.REPORTED | Fate.REFUSED), 0, 0:
+        case ((Fate.UNSENT | Fate.REPORTED | Fate.REFUSED), 0, 0):
             return fate.name.lower()
-        case (Fate.TOLD | Fate.ANSWERED), 0, 0:
+        case ((Fate.TOLD | Fate.ANSWERED), 0, 0):
             return "lost"
         case Fate.ASKED, _, 0:  # nobody has ever answered
             return "lost"
