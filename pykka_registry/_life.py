@@ -270,7 +270,7 @@ def live(incarnation: Incarnation) -> None:
             reason = life.run(incarnation)
     finally:
         life.stopped.set()
-        table.ended(incarnation, reason, life.cause)
+        table.ended(incarnation, reason, life.cause, leaves=not life.stops_all)
         life.is_over = True
         life.answer_stops()
         life.forget_cause(reason)
@@ -278,5 +278,3 @@ def live(incarnation: Incarnation) -> None:
         # Pykka does this before the teardown. Here it comes last: it waits for every other actor,
         # and some of them may be waiting for this one.
         pykka.ActorRegistry.stop_all()
-    else:
-        table.leave()

@@ -409,10 +409,25 @@ class Table(Rows):
             self.admission.leave(incarnation)
 
     def ended(
-        self, incarnation: Incarnation, reason: EndReason, cause: BaseException | None
+        self,
+        incarnation: Incarnation,
+        reason: EndReason,
+        cause: BaseException | None,
+        *,
+        leaves: bool,
     ) -> None:
-        """Free the key, or hand it to a successor; no user code of it runs any more."""
-        self._change(partial(self._ended, incarnation, reason, cause))
+        """Free the key, or hand it to a successor; no user code of it runs any more.
+
+        If it `leaves` the calling thread has nothing left to do but to end, and a shutdown waits
+        for that. It is noted in the same step, for the key may be all that the shutdown waits for.
+        """
+
+        def decide(after: After) -> None:
+            if leaves:
+                self._leaving.add(threading.current_thread())
+            self._ended(incarnation, reason, cause, after)
+
+        self._change(decide)
 
     def _ended(
         self,
