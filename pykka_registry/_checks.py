@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import TYPE_CHECKING, Any, cast
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_origin
 
 import pykka
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "check_aggregate_class",
@@ -19,6 +21,8 @@ __all__ = [
     "check_choice",
     "check_count",
     "check_foreign",
+    "check_is_mapping",
+    "check_is_name",
     "check_is_ref",
     "check_is_tuple",
     "check_key",
@@ -86,21 +90,42 @@ def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
             raise TypeError(msg)
 
 
-def check_aggregate_class(cls: object, mixin: type[Any]) -> None:
-    """Raise `TypeError` if `cls` is no aggregate class that can be started."""
-    if not (isinstance(cls, type) and issubclass(cls, mixin)):
+def check_aggregate_class(wanted: object, mixin: type[Any]) -> type[Any]:
+    """Return the class, which may be written `Box[int]`.
+
+    Raises:
+        TypeError: If this is no aggregate class that can be started.
+
+    """
+    cls = get_origin(wanted) or wanted
+    if not (isinstance(cls, type) and issubclass(cls, mixin)) or cls is mixin:
         msg = (
-            f"{cls!r} is no aggregate class: write "
+            f"{wanted!r} is no aggregate class: write "
             f"class Account({mixin.__name__}, pykka.ThreadingActor), and pass the class"
         )
         raise TypeError(msg)
-    check_startable(cast("type[pykka.Actor]", cls))
+    check_startable(cls)
+    return cls
 
 
 def check_is_tuple(args: object) -> None:
     """Raise `TypeError` for `args=(one)`, which is no tuple."""
     if not isinstance(args, tuple):
         msg = f"args must be a tuple, not {args!r}: for one argument write args=(argument,)"
+        raise TypeError(msg)
+
+
+def check_is_mapping(kwargs: object) -> None:
+    """Raise `TypeError` for `kwargs` that are no mapping."""
+    if not isinstance(kwargs, Mapping):
+        msg = f"kwargs must be a mapping, not {kwargs!r}"
+        raise TypeError(msg)
+
+
+def check_is_name(name: object) -> None:
+    """Raise `TypeError` for a name that is no text."""
+    if not isinstance(name, str):
+        msg = f"name must be a str, not {name!r}"
         raise TypeError(msg)
 
 
@@ -119,9 +144,19 @@ def check_startable(cls: type[pykka.Actor]) -> None:
 
 
 def check_arguments(
-    cls: type[pykka.Actor], args: Sequence[Any], kwargs: Mapping[str, Any], hint: str = ""
+    cls: type[pykka.Actor],
+    mixin: type[Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    hint: str = "",
 ) -> None:
     """Raise `TypeError` if the constructor of `cls` does not take these arguments."""
+    new: object = cls.__new__
+    takes_none = cls.__init__ is pykka.Actor.__init__ and new is mixin.__new__
+    if takes_none and (args or kwargs):
+        # Pykka's own takes whatever it is given, and does nothing with it.
+        msg = f"{cls.__name__} has no __init__ of its own, so it takes no arguments{hint}"
+        raise TypeError(msg)
     try:
         signature = inspect.signature(cls.__init__)
     except ValueError:  # pragma: no cover  # a constructor written in C may have no signature
@@ -134,13 +169,21 @@ def check_arguments(
         raise TypeError(msg) from None
 
 
-def check_seconds(seconds: object, what: str, *, least: float = float("-inf")) -> None:
-    """Raise `TypeError` or `ValueError` if `seconds` is no number, or less than `least`."""
-    if not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
+def check_seconds(
+    seconds: object, what: str, *, least: float = -math.inf, finite: bool = False
+) -> None:
+    """Raise `TypeError` or `ValueError` if `seconds` is no number, or less than `least`.
+
+    An infinite number will do, unless it must be `finite`.
+    """
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or math.isnan(seconds):
         msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
     if seconds < least:
         msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
+        raise ValueError(msg)
+    if finite and math.isinf(seconds):
+        msg = f"{what} must be a finite number of seconds, not {seconds!r}"
         raise ValueError(msg)
 
 
@@ -203,6 +246,9 @@ def check_method(method: object, cls: type[Any] | None) -> str:
         raise TypeError(msg)
     if not callable(method) or not isinstance(name, str) or not name.isidentifier():
         msg = f"{method!r} has no name to send: pass a method of the class, like {owner}.deposit"
+        if not callable(method):
+            attribute = getattr(getattr(method, "fget", None), "__name__", "balance")
+            msg += f"; read an attribute with ref.proxy().{attribute}"
         raise TypeError(msg)
     if cls is not None and not callable(class_attribute(cls, name)):
         msg = f"{owner} has no method {name!r}: pass one of its own, like {owner}.deposit"
