@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,14 @@ PATIENCE = 60.0
 def wait_for(event: threading.Event) -> None:
     """Wait for what must happen."""
     assert event.wait(PATIENCE), "it has not happened"
+
+
+def poll(condition: Callable[[], object]) -> None:
+    """Wait until something is so that nobody tells of."""
+    deadline = time.perf_counter() + PATIENCE
+    while not condition():
+        assert time.perf_counter() < deadline, "it has not happened"
+        time.sleep(0.0005)  # those who bring it about need the processor
 
 
 class Gate:

@@ -34,16 +34,17 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
+    poll,
     start_thread,
     tiny_switch_interval,
 )
-from tests.test_passivation import ADD, Clock, ends, poll, wait_until_asleep
+from tests.test_passivation import ADD, Clock, ends, wait_until_asleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 HOPELESS = "all places are held by aggregates that wait for such a place"
-ALL_LIVE = r"1 aggregates are live, of max_live=1, and none became idle within 0\.05 seconds"
+ALL_LIVE = r"1 aggregate is live, of max_live=1, and none became idle within 0\.05 seconds"
 
 
 @pytest.fixture(autouse=True)
@@ -871,7 +872,7 @@ def test_no_thread_to_be_had_is_the_ceiling_and_loses_nothing(
             patch.setattr(threading.Thread, "start", no_thread)
             registry.ref("b").tell(ADD)
             answer = registry.ref("c").submit(Counting.add)
-            with pytest.raises(Overloaded, match=r"1 aggregates are live, and .*no thread"):
+            with pytest.raises(Overloaded, match=r"1 aggregate is live, and .*no thread"):
                 registry.ref("d").ask(ADD, timeout=0.01)
             stats = registry.stats()
             assert (stats.live, stats.waiting, stats.queued) == (1, 2, 2)

@@ -30,6 +30,7 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
+    poll,
     start_thread,
     tiny_switch_interval,
     told_count,
@@ -91,14 +92,6 @@ def wait_until_asleep(registry: RegistryRef[Any], *keys: object) -> None:
 
 def is_asleep(inbox: Inbox) -> bool:
     return inbox.idle_since() is not None
-
-
-def poll(condition: Callable[[], object]) -> None:
-    """Wait until something is so that nobody tells of."""
-    deadline = time.perf_counter() + PATIENCE
-    while not condition():
-        assert time.perf_counter() < deadline, "it has not happened"
-        time.sleep(0.0005)  # those who bring it about need the processor
 
 
 # Idle for as long as the registry says.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pykka
@@ -35,6 +34,7 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
+    poll,
     start_thread,
     told_when,
     wait_for,
@@ -90,13 +90,6 @@ def ends(listener: pykka.ActorRef[Listener], count: int) -> list[Terminated]:
         listener, lambda told: sum(isinstance(event, Terminated) for event in told) >= count
     )
     return [event for event in told if isinstance(event, Terminated)]
-
-
-def poll(condition: Callable[[], object]) -> None:
-    """Wait until something is so that nobody tells of."""
-    deadline = time.perf_counter() + PATIENCE
-    while not condition():
-        assert time.perf_counter() < deadline, "it has not happened"
 
 
 # Every end is seen.

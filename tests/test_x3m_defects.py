@@ -18,14 +18,13 @@ from pykka_registry import (
     Undeliverable,
 )
 from pykka_registry._inbox import Letter
-from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, start_thread
+from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, poll, start_thread
 from tests.test_passivation import (
     ADD,
     IDLE,
     LATE,
     Clock,
     Worded,
-    poll,
     slip_in_before_it_closes,
     wait_until_asleep,
 )
