@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pykka
 
 from pykka_registry import _waits
+from pykka_registry._checks import check_timeout
 from pykka_registry._exceptions import Overloaded, WaitCycle
+from pykka_registry._log import name
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -90,6 +92,8 @@ class Future(pykka.Future[T]):
         """
         if timeout is None:
             timeout = self.patience
+        else:
+            check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self.done():
             try:
@@ -230,7 +234,9 @@ class Future(pykka.Future[T]):
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
         if not woken and not self.done():
-            raise pykka.Timeout(f"{timeout} seconds")
+            keys = () if self.target is None else self.target.key_of()
+            who = "".join(f"aggregate {name(key)} did not answer within " for key in keys)
+            raise pykka.Timeout(f"{who}{timeout} seconds")
 
 
 def _seconds_left(deadline: float | None) -> float:

@@ -11,6 +11,7 @@ would run user code, or take long, is put off until the lock is released; see `A
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from pykka_registry._exceptions import (
 )
 from pykka_registry._foreign import ForeignRows
 from pykka_registry._inbox import is_expired, is_stop
+from pykka_registry._log import count, log
 from pykka_registry._supervision import Failures, Record
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pykka_registry._after import After
     from pykka_registry._future import Future
     from pykka_registry._inbox import Letter
+    from pykka_registry._life import Life
     from pykka_registry._policy import Policy
 
 __all__ = ["Rows", "abandoned", "no_class", "quarantined", "stopped_at_rest", "undeliverable"]
@@ -56,7 +59,7 @@ class Rows:
         self.policy = policy
         self.active: dict[Hashable, Ref] = {}
         self.courier = Courier(name)
-        self.dead_letters = DeadLetters(policy, self.courier)
+        self.dead_letters = DeadLetters(name, policy, self.courier)
         self.foreign = ForeignRows(self.courier)
         self.admission = Admission(policy)
         self.refusal: str | None = None
@@ -244,6 +247,9 @@ class Rows:
         assert incarnation is not None
         self.admission.give_up(incarnation)
         self._end(incarnation, EndReason.ABANDONED, None)
+        if not self._is_over:  # at a shutdown's end there is one line for all of them
+            what = "start" if entry.state is State.STARTING else "end"
+            after.do(_log_abandoned, incarnation.life, what)
         self._move(entry, State.QUARANTINED)
         if self.refusal is None:
             self._fail_requests(entry, quarantined(entry), after)
@@ -298,7 +304,11 @@ class Rows:
         live, most = self.admission.live, f"of max_live={self.policy.max_live}"
         if self.admission.no_thread is not None:
             most = "and the system grants no thread for another"
-        return f"{live} aggregates are live, {most}, and none became idle within {seconds} seconds"
+        are = "is" if live == 1 else "are"
+        return (
+            f"{count(live, 'aggregate')} {are} live, {most}, "
+            f"and none became idle within {seconds} seconds"
+        )
 
     def _wait_for(self, request: StartRequest, entry: Entry) -> None:
         request.entry = request.future.target = entry
@@ -325,7 +335,8 @@ class Rows:
         assert entry.incarnation is not None
         if letter.reply_to is not None:
             letter.reply_to.sent_to(entry)
-        entry.incarnation.inbox.accept(letter)
+        accepted = entry.incarnation.inbox.accept(letter)
+        assert accepted
         if self.refusal is not None:
             self._set_quiet(entry.incarnation, quiet=False)
             entry.incarnation.inbox.nudge()
@@ -384,16 +395,16 @@ class Rows:
         # A BaseException means "end this thread"; it is not raised in a thread that it was not
         # meant for.
         self._fail_requests(entry, cause if isinstance(cause, Exception) else error, after)
-        left_over, entry.left_over = entry.left_over, 0
-        for _ in range(len(entry.queue)):
-            letter = entry.queue.popleft()
+        left_over = entry.left_over
+        kept: list[tuple[Letter, bool]] = []
+        for i, letter in enumerate(self._take_queue(entry)):
             if letter.reply_to is None or is_stop(letter.message):
-                entry.queue.append(letter)
-                entry.left_over += left_over > 0
+                kept.append((letter, i < left_over))
             else:
-                self._queued -= 1
                 after.do(letter.reply_to.fail, error)
-            left_over -= 1
+        entry.queue.extend(letter for letter, _ in kept)
+        entry.left_over = sum(was_left_over for _, was_left_over in kept)
+        self._queued += len(kept)
 
     def _launch(self, incarnation: Incarnation) -> None:
         """Start its thread; without the lock."""
@@ -437,7 +448,11 @@ class Rows:
 
 
 def quarantined(entry: Entry) -> Quarantined:
-    error = Quarantined(entry.key, is_abandoned=entry.incarnation is not None)
+    if entry.incarnation is not None:
+        why = f"an incarnation that did not start or end in time still runs; {_FREE_AGAIN}"
+        error = Quarantined(entry.key, why, is_abandoned=True)
+    else:
+        error = Quarantined(entry.key, f"it {_failure(entry)}")
     error.__cause__ = entry.cause
     return error
 
@@ -445,13 +460,30 @@ def quarantined(entry: Entry) -> Quarantined:
 def undeliverable(entry: Entry) -> Undeliverable:
     if entry.incarnation is not None:
         return abandoned(entry)
-    error = Undeliverable(entry.key, "is quarantined, for it failed too often")
+    error = Undeliverable(entry.key, f"is quarantined, for it {_failure(entry)}")
     error.__cause__ = entry.cause
     return error
 
 
 def abandoned(entry: Entry) -> Undeliverable:
-    return Undeliverable(entry.key, "has an incarnation that did not start or end in time")
+    why = f"has an incarnation that did not start or end in time; {_FREE_AGAIN}"
+    return Undeliverable(entry.key, why)
+
+
+_FREE_AGAIN = "the key is free again when that incarnation's thread ends"
+
+
+def _failure(entry: Entry) -> str:
+    """Say why a key is quarantined that no incarnation holds, and what opens it."""
+    failed = "failed too often"
+    if entry.table.policy.restart == "never":
+        failed = "failed, and restart='never'"
+    return f"{failed}; once the cause is mended, registry.release(key) opens it"
+
+
+def _log_abandoned(life: Life | None, what: str) -> None:
+    text = "%s did not %s in time; its key is quarantined until its thread ends"
+    log(logging.ERROR, text, life, what)
 
 
 def stopped_at_rest(entry: Entry) -> Undeliverable:

@@ -116,7 +116,7 @@ GUARDS = [
     Guard(
         "an edge that is over does not count",
         "_waits.py",
-        "        if target is None or wait.done():\n",
+        "        if target is None or its_wait.done():\n",
         "        if target is None:\n",
         "tests/test_waits.py -k even_while",
     ),

@@ -928,7 +928,7 @@ def test_told_messages_that_are_left_over_are_logged(
         ref.tell("too late")
     gate.open()
     stopped.get()
-    assert "3 messages that 'a' was told are dead letters: ended" in caplog.text
+    assert "registry 'Counting': 3 messages to key 'a' became dead letters: ended" in caplog.text
 
 
 def test_who_asks_a_failing_aggregate_gets_the_cause(counters: RegistryRef[Counting]) -> None:

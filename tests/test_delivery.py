@@ -543,7 +543,9 @@ def test_an_expired_message_is_never_handled(where: str, setting: Setting) -> No
     for i in range(3):
         setting.ref.tell(i)
         with pytest.raises(
-            pykka.Timeout, match=r"no answer within 0\.01 seconds, and there will be"
+            pykka.Timeout,
+            match=r"^aggregate 'a' did not answer within 0\.01 seconds and will not: "
+            "the message has expired$",
         ):
             setting.ref.ask("expires", timeout=0.01)
         with pytest.raises(pykka.Timeout):
@@ -606,9 +608,9 @@ def test_what_has_begun_does_not_expire(setting: Setting, monkeypatch: pytest.Mo
         gate.wait_until_reached()
 
     monkeypatch.setattr(Table, "deliver", deliver_and_see_it_begin)
-    with pytest.raises(pykka.Timeout, match=r"0\.01 seconds") as raised:
+    late = r"^aggregate 'a' did not answer within 0\.01 seconds; its handler has begun and goes on$"
+    with pytest.raises(pykka.Timeout, match=late):
         setting.ref.ask(gate, timeout=0.01)
-    assert "there will be none" not in str(raised.value)
     gate.open()
     assert setting.ref.ask("last") == "last"
     assert setting.diary.handled == [gate, "last"]
@@ -625,7 +627,8 @@ def test_only_a_blocking_ask_expires_its_message(setting: Setting) -> None:
         hasty.proxy().on_receive("d"),
     ]
     for future in futures:
-        with pytest.raises(pykka.Timeout):
+        late = r"^aggregate 'a' did not answer within 0\.01 seconds$"
+        with pytest.raises(pykka.Timeout, match=late):
             future.get(timeout=0.01)
     waits: list[Callable[[], Any]] = [
         lambda: hasty.ask("expires"),
@@ -661,7 +664,7 @@ def test_each_ask_either_is_handled_or_expires() -> None:
                 try:
                     answered.append(cast("Any", ref.ask((asker, i), timeout=i % 10 * 1e-4)))
                 except pykka.Timeout as error:
-                    gave_up[(asker, i)] = "there will be none" in str(error)
+                    gave_up[(asker, i)] = "the message has expired" in str(error)
             return asker
 
         gave_up: dict[tuple[int, int], bool] = {}

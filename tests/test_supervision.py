@@ -32,6 +32,7 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
+    poll,
     start_thread,
     told_when,
     wait_for,
@@ -136,13 +137,6 @@ def ends(listener: pykka.ActorRef[Listener], count: int) -> list[Terminated]:
     return [event for event in told if isinstance(event, Terminated)]
 
 
-def poll(condition: Callable[[], object]) -> None:
-    """Wait until something is so that nobody tells of."""
-    deadline = time.perf_counter() + PATIENCE
-    while not condition():
-        assert time.perf_counter() < deadline, "it has not happened"
-
-
 def fail(registry: RegistryRef[Any], key: Hashable, times: int = 1) -> None:
     """Let the key's incarnations fail of messages; return when they have ended."""
     for _ in range(times):
@@ -208,8 +202,39 @@ def test_at_once_it_comes_back_by_itself_when_it_has_rested(clock: Clock, how: s
         assert Troubled.starts == 2
 
 
+def quarantines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the log says of keys that are closed."""
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    return [line for line in lines if "is quarantined" in line]
+
+
+def test_a_quarantine_is_logged_outside_the_lock(caplog: pytest.LogCaptureFixture) -> None:
+    locked: list[bool] = []
+
+    class Key(str):
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            locked.append(registry._table._lock.locked())
+            return "<the key>"
+
+    with AggregateRegistry.start(
+        Troubled, backoff=(0, 0), max_failures=2, quarantine=2.5, name="troubles"
+    ) as registry:
+        fail(registry, Key(), 3)
+        poll(lambda: registry.stats().quarantined == 1)
+        line = (
+            "key <the key> of registry 'troubles' is quarantined after 3 failures, for 2.5 seconds"
+        )
+        poll(lambda: quarantines(caplog) == [line])
+    assert locked
+    assert not any(locked)
+
+
 @pytest.mark.parametrize("how", ["tell", "on_start"])
-def test_never_means_quarantine_after_the_first_failure(how: str) -> None:
+def test_never_means_quarantine_after_the_first_failure(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with AggregateRegistry.start(
         Troubled, restart="never", backoff=(0, 0), max_failures=100, quarantine=None
     ) as registry:
@@ -223,6 +248,17 @@ def test_never_means_quarantine_after_the_first_failure(how: str) -> None:
         with pytest.raises(Quarantined) as raised:
             registry.get_or_start("a")
         assert isinstance(raised.value.__cause__, OSError if how == "on_start" else ValueError)
+        why = (
+            "failed, and restart='never'; once the cause is mended, registry.release(key) opens it"
+            f"; the cause: {raised.value.__cause__!r}"
+        )
+        assert str(raised.value) == f"key 'a' is quarantined: it {why}"
+        with pytest.raises(Undeliverable) as undeliverable:
+            registry.ref("a").tell("x")
+        assert str(undeliverable.value) == f"aggregate 'a' is quarantined, for it {why}"
+        assert quarantines(caplog) == [
+            "key 'a' of registry 'Troubled' is quarantined after 1 failure, until it is released"
+        ]
         assert Troubled.starts == 1
         assert registry.release("a") is True
         assert registry.get_or_start("a").is_alive()
@@ -640,6 +676,30 @@ def test_keys_never_share_a_budget() -> None:
         assert registry.release(7) is True
 
 
+def test_who_gives_up_on_a_key_that_rests_is_told_why() -> None:
+    cause = ValueError("no")
+    late = "aggregate 'a' did not answer within 0.01 seconds and will not: the message has expired"
+    with AggregateRegistry.start(Troubled, backoff=(REST, REST)) as registry:
+        address = registry.ref("a")
+        fail(registry, "a")
+        with pytest.raises(pykka.Timeout) as raised:  # nobody waited, so nothing is kept but a date
+            address.ask("x", timeout=0.01)
+        assert str(raised.value) == f"{late}; it rests after a failure"
+        assert address.stop() is False
+        Troubled.last_gate = Gate()
+        address = registry.ref("b")
+        address.tell(cause)
+        Troubled.last_gate.wait_until_reached()
+        address.tell("waits")
+        Troubled.last_gate.open()
+        poll(lambda: registry.stats().backoff == 1)
+        with pytest.raises(pykka.Timeout) as raised:
+            address.ask("x", timeout=0.01)
+        text = f"{late}; it rests after a failure; the cause: {cause!r}"
+        assert str(raised.value) == text.replace("'a'", "'b'")
+        assert raised.value.__cause__ is cause
+
+
 def test_a_quarantined_key_refuses_everything_at_once_with_the_last_cause() -> None:
     first, last = ValueError("first"), ValueError("last")
     foreign = pykka.ThreadingActor.start()
@@ -817,7 +877,10 @@ def test_to_release_what_is_not_quarantined_does_nothing(clock: Clock) -> None:
 
 @pytest.mark.parametrize("where", ["starting", "stopping"])
 def test_an_abandoned_key_cannot_be_released_and_its_late_end_frees_it(
-    clock: Clock, listener: pykka.ActorRef[Listener], where: str
+    clock: Clock,
+    listener: pykka.ActorRef[Listener],
+    where: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     gate = Gate()
     with (
@@ -843,8 +906,11 @@ def test_an_abandoned_key_cannot_be_released_and_its_late_end_frees_it(
         clock.forward(REST * MOST, registry)
         assert registry.stats().quarantined == 1
         assert registry.stats().live == 1
-        with pytest.raises(Quarantined, match="did not end in time") as raised:
+        with pytest.raises(Quarantined, match="did not start or end in time") as raised:
             waiting.get(timeout=PATIENCE)
+        did_not = "start" if where == "starting" else "end"
+        line = f"Troubled 'a' #1 did not {did_not} in time; its key is quarantined until its "
+        assert quarantines(caplog) == [f"{line}thread ends"]
         assert raised.value.is_abandoned is True
         with pytest.raises(Undeliverable):
             asked.get(timeout=PATIENCE)
