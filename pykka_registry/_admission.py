@@ -2,7 +2,7 @@
 
 Every incarnation holds a place from its launch to the last line of its teardown. One that is due
 when there is no place for it, or when enough others are starting, waits in line. For each in line
-that could start but for the ceiling, the coldest idle aggregate is asked to retire. One that is at
+that could start but for the ceiling, the coldest idle aggregate is asked to go. One that is at
 work is never asked: it is nudged, and looks for itself when it has nothing to do.
 
 A thread that cannot be started is a ceiling, too: until the next tick no more are live than were
