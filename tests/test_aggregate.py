@@ -931,6 +931,20 @@ def test_told_messages_that_are_left_over_are_logged(
     assert "registry 'Counting': 3 messages to key 'a' became dead letters: ended" in caplog.text
 
 
+def test_one_told_message_that_is_left_over_is_logged_as_one(
+    counters: RegistryRef[Counting], caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    ref = counters.get_or_start("a")
+    ref.proxy().wait_at(gate)
+    gate.wait_until_reached()
+    stopped = ref.stop(block=False)
+    ref.tell("too late")
+    gate.open()
+    stopped.get()
+    assert "registry 'Counting': 1 message to key 'a' became a dead letter: ended" in caplog.text
+
+
 def test_who_asks_a_failing_aggregate_gets_the_cause(counters: RegistryRef[Counting]) -> None:
     gate = Gate()
     ref = counters.get_or_start("a")
