@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import time
@@ -157,6 +158,18 @@ def nothing_remains(registry: RegistryRef[Any]) -> bool:
         [entry for bucket in table._alarms._buckets.values() for entry in bucket],
     )
     return not any(left) and not table._queued and not table._quiet
+
+
+@contextlib.contextmanager
+def start_timeout(registry: RegistryRef[Any], seconds: float) -> Generator[None]:
+    """Let waits for a place end soon, while nothing starts that may be slow on a busy machine."""
+    table = registry._table
+    policy = table.policy
+    table.policy = dataclasses.replace(policy, start_timeout=seconds)
+    try:
+        yield
+    finally:
+        table.policy = policy
 
 
 def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:

@@ -36,6 +36,7 @@ from tests.support import (
     nothing_remains,
     poll,
     start_thread,
+    start_timeout,
     tiny_switch_interval,
 )
 from tests.test_passivation import ADD, Clock, ends, wait_until_asleep
@@ -389,25 +390,26 @@ def test_who_waits_for_a_place_waits_no_longer_than_its_timeout(
 def test_nobody_waits_for_a_place_longer_than_the_registry_says(
     listener: pykka.ActorRef[Listener],
 ) -> None:
-    with AggregateRegistry.start(Counting, max_live=1, start_timeout=0.05) as registry:
+    with AggregateRegistry.start(Counting, max_live=1) as registry:
         registry.subscribe(listener)
         held = hold(registry, "a")
         address = registry.ref("new")
-        address.tell("lost")
-        futures: list[pykka.Future[Any]] = [
-            address.ask(ADD, block=False),
-            address.submit(Counting.add),
-            address.proxy().add(),
-            registry.proxy().get_or_start("new").get(),
-        ]
-        for future in futures:
+        with start_timeout(registry, 0.05):
+            address.tell("lost")
+            futures: list[pykka.Future[Any]] = [
+                address.ask(ADD, block=False),
+                address.submit(Counting.add),
+                address.proxy().add(),
+                registry.proxy().get_or_start("new").get(),
+            ]
+            for future in futures:
+                with pytest.raises(Overloaded, match=ALL_LIVE):
+                    future.get(timeout=PATIENCE)
+            for call in (registry.get_or_start, registry.start_new):
+                with pytest.raises(Overloaded, match=ALL_LIVE):
+                    call("new")
             with pytest.raises(Overloaded, match=ALL_LIVE):
-                future.get(timeout=PATIENCE)
-        for call in (registry.get_or_start, registry.start_new):
-            with pytest.raises(Overloaded, match=ALL_LIVE):
-                call("new")
-        with pytest.raises(Overloaded, match=ALL_LIVE):
-            address.call(Counting.add)
+                address.call(Counting.add)
         assert registry.dead_letters == [DeadLetter("new", "lost", DeadLetterReason.OVERLOADED)]
         assert registry.stats().dead_letters == {DeadLetterReason.OVERLOADED: 1}
         assert registry.stats().waiting == 0
