@@ -256,9 +256,8 @@ def test_never_means_quarantine_after_the_first_failure(
         with pytest.raises(Undeliverable) as undeliverable:
             registry.ref("a").tell("x")
         assert str(undeliverable.value) == f"aggregate 'a' is quarantined, for it {why}"
-        assert quarantines(caplog) == [
-            "key 'a' of registry 'Troubled' is quarantined after 1 failure, until it is released"
-        ]
+        line = "key 'a' of registry 'Troubled' is quarantined after 1 failure, until it is released"
+        poll(lambda: quarantines(caplog) == [line])
         assert Troubled.starts == 1
         assert registry.release("a") is True
         assert registry.get_or_start("a").is_alive()
