@@ -124,16 +124,10 @@ class Rows:
             assert entry.incarnation is not None
             self.active.pop(entry.key, None)  # in a forked child it is empty
             self._set_quiet(entry.incarnation, quiet=False)
-        if state is State.STARTING:
-            delay = self.policy.start_timeout
-        elif state is State.STOPPING:
-            delay = self.policy.stop_timeout
-        elif state is State.QUARANTINED and entry.incarnation is None:
-            delay = self.policy.quarantine
         entry.state = state
         self._states[before] -= 1
         self._states[state] += 1
-        self._alarm(entry, delay)
+        self._alarm(entry, self._seconds_in_state(entry) if delay is None else delay)
         if self._failures:
             self._date_failures(entry)
         # Last, so that an interrupt leaves no entry behind that nobody has begun.
@@ -142,6 +136,16 @@ class Rows:
                 del self._entries[entry.key]
         elif before is State.ABSENT:
             self._entries[entry.key] = entry
+
+    def _seconds_in_state(self, entry: Entry) -> float | None:
+        """Return after how many seconds an entry's alarm rings, if its state says so."""
+        if entry.state is State.STARTING:
+            return self.policy.start_timeout
+        if entry.state is State.STOPPING:
+            return self.policy.stop_timeout
+        if entry.state is State.QUARANTINED and entry.incarnation is None:
+            return self.policy.quarantine
+        return None
 
     def _date_failures(self, entry: Entry) -> None:
         """Have the key's failures forgotten a while after it does well, or is left alone.
