@@ -681,7 +681,9 @@ def test_each_ask_either_is_handled_or_expires() -> None:
 
 
 @pytest.mark.parametrize("error", [pykka.Timeout("the store's"), Overloaded("b", "is full")])
-def test_a_timeout_that_the_handler_raises_is_the_answer(setting: Setting, error: Any) -> None:
+def test_a_timeout_that_the_handler_raises_is_the_answer(
+    setting: Setting, error: Exception
+) -> None:
     """It is the handler's, not the asker's: nothing has expired."""
     asks: list[Callable[[], Any]] = [
         lambda: setting.ref.ask(error),

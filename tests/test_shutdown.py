@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -10,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pykka
 import pytest
@@ -1108,7 +1110,7 @@ def test_letters_to_keys_that_get_no_place_are_reported() -> None:
     registry = AggregateRegistry.start(Passing, max_live=1, drain_timeout=0.1)
     registry.ref("holder").proxy().wait_at(gate)
     gate.wait_until_reached()
-    asked = []
+    asked: list[pykka.Future[Any]] = []
     for key in range(5):
         registry.ref(key).proxy().note.defer(key)
         asked.append(registry.ref(key).submit(Passing.note, key))
@@ -1165,6 +1167,40 @@ def test_a_key_that_cannot_start_is_not_tried_for_as_long_as_a_shutdown_takes(
     assert len(Passing.starts) <= 1 + 6
 
 
+class Told(NamedTuple):
+    seed: int
+    number: int
+
+    @property
+    def key(self) -> int:
+        return (self.seed * 7 + self.number) % 10
+
+
+def send_until_refused(registry: RegistryRef[Passing], seed: int, flowing: threading.Event) -> int:
+    """Send in all ways, and let aggregates fail and send; return how many notes were told."""
+    told = 0
+    for i in itertools.count():
+        note = Told(seed, i)
+        ref = registry.ref(note.key)
+        try:
+            if i % 10 == 0:
+                ref.proxy().fail.defer()
+            elif i % 10 == 1:
+                with contextlib.suppress(Undeliverable):
+                    ref.call(Passing.note, "asked")
+            elif i % 10 == 2:
+                ref.proxy().hop.defer(5, 10)
+                Passing.sent.append(5)
+            else:
+                ref.proxy().note.defer(note)
+                told += 1
+        except RegistryStopped:
+            break
+        if i == 50:
+            flowing.set()
+    return told
+
+
 @pytest.mark.parametrize("how", ["drain", "stop", "stop_all", "stop_all, registry first"])
 def test_nothing_is_lost_if_a_shutdown_comes_while_letters_flow(how: str) -> None:
     """Every letter that was accepted is handled or reported; senders are refused, not kept."""
@@ -1173,36 +1209,10 @@ def test_nothing_is_lost_if_a_shutdown_comes_while_letters_flow(how: str) -> Non
         pykka.ActorRegistry.unregister(registry)
         pykka.ActorRegistry.register(registry)
     flowing = threading.Event()
-
-    def send(seed: int) -> list[int]:
-        told = answered = refused = 0
-        for i in range(100_000):
-            ref = registry.ref((seed * 7 + i) % 10)
-            try:
-                if i % 10 == 0:
-                    ref.proxy().fail.defer()
-                elif i % 10 == 1:
-                    with contextlib.suppress(Undeliverable):
-                        ref.call(Passing.note, ("asked", seed, i))
-                    answered += 1
-                elif i % 10 == 2:
-                    ref.proxy().hop.defer(5, 10)
-                    Passing.sent.append(5)
-                else:
-                    ref.proxy().note.defer(("told", seed, i))
-                    told += 1
-            except RegistryStopped:
-                refused += 1
-                break
-            if i == 50:
-                flowing.set()
-        return [told, answered, refused]
-
     results: list[Any] = []
+    sends = [functools.partial(send_until_refused, registry, seed, flowing) for seed in range(4)]
     with tiny_switch_interval():
-        thread = start_thread(
-            lambda: results.extend(in_threads([lambda s=s: send(s) for s in range(4)]))  # type: ignore[misc]
-        )
+        thread = start_thread(lambda: results.extend(in_threads(sends)))
         wait_for(flowing)
         if how.startswith("stop_all"):
             pykka.ActorRegistry.stop_all()
@@ -1210,9 +1220,8 @@ def test_nothing_is_lost_if_a_shutdown_comes_while_letters_flow(how: str) -> Non
             getattr(registry, how)()
         join(thread)
     registry.drain()
-    assert [result[2] for result in results] == [1] * 4, results
-    told = sum(result[0] for result in results)
-    noted = [note for note in Passing.handled if isinstance(note, tuple) and note[0] == "told"]
+    told = sum(results)
+    noted = [note for note in Passing.handled if isinstance(note, Told)]
     hops = [note for note in Passing.handled if isinstance(note, int)]
     dead = [letter.message for letter in registry.dead_letters]
     assert len(dead) == reported(registry)  # few enough to have kept them all
@@ -1224,7 +1233,7 @@ def test_nothing_is_lost_if_a_shutdown_comes_while_letters_flow(how: str) -> Non
     assert nothing_remains(registry)
     for seed in range(4):
         for key in range(10):
-            mine = [i for _, s, i in noted if s == seed and (seed * 7 + i) % 10 == key]
+            mine = [note.number for note in noted if note.seed == seed and note.key == key]
             assert mine == sorted(mine)
 
 

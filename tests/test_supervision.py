@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import logging
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 import pytest
@@ -146,17 +148,19 @@ def poll(condition: Callable[[], object]) -> None:
 def fail(registry: RegistryRef[Any], key: Hashable, times: int = 1) -> None:
     """Let the key's incarnations fail of messages; return when they have ended."""
     for _ in range(times):
-        before = registry.stats().ends.get(EndReason.FAILED, 0)
-        registry.ref(key).tell(ValueError("no"))
-        poll(lambda before=before: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
+        fail_once(registry, key, lambda: None)
+
+
+def fail_once(registry: RegistryRef[Any], key: Hashable, meanwhile: Callable[[], None]) -> None:
+    before = registry.stats().ends.get(EndReason.FAILED, 0)
+    registry.ref(key).tell(ValueError("no"))
+    meanwhile()
+    poll(lambda: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
 
 
 def fail_resting(registry: RegistryRef[Any], key: Hashable, clock: Clock, rest: float) -> None:
     """Let the key fail once, where it rests before that, as it has failed before."""
-    before = registry.stats().ends.get(EndReason.FAILED, 0)
-    registry.ref(key).tell(ValueError("no"))
-    clock.forward(rest * MOST, registry)
-    poll(lambda: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
+    fail_once(registry, key, lambda: clock.forward(rest * MOST, registry))
 
 
 def no_failure_is_kept(registry: RegistryRef[Any]) -> bool:
@@ -335,14 +339,14 @@ def test_keys_that_failed_together_do_not_come_back_together(clock: Clock) -> No
         for key in range(50):
             registry.ref(key).tell(ValueError("no"))
         poll(lambda: registry.stats().backoff == 50)
-        resting = []
+        resting: list[int] = []
         for second in range(int(REST * MOST) + 1):
             resting.append(registry.stats().backoff)
             clock.forward(1, registry)
             if second < REST * LEAST:
                 assert resting[-1] == 50
         assert registry.stats().backoff == 0
-        came_back = [before - after for before, after in zip(resting, resting[1:], strict=False)]
+        came_back = [before - after for before, after in itertools.pairwise(resting)]
         assert sum(came_back) == 50 - resting[-1]
         assert sum(count > 0 for count in came_back) > 5
         assert max(came_back) < 25
@@ -448,7 +452,7 @@ def test_who_wants_a_resting_key_waits_and_then_has_it(clock: Clock, call: str) 
 
 def start(registry: RegistryRef[Any], call: str) -> Callable[..., pykka.ActorRef[Any]]:
     if call == "start":
-        return lambda key, **kwargs: Troubled.start(registry, key, **kwargs)
+        return functools.partial(Troubled.start, registry)
     function: Callable[..., pykka.ActorRef[Any]] = getattr(registry, call)
     return function
 
@@ -467,6 +471,12 @@ def test_of_many_that_want_a_resting_key_as_new_one_gets_it(clock: Clock) -> Non
         assert [future.get(timeout=PATIENCE) for future in futures[5:]] == [ref] * 5
 
 
+def wait_briefly(registry: RegistryRef[Any], call: str) -> object:
+    if call == "ask":
+        return registry.ref("a").ask("hello", timeout=0.01)
+    return start(registry, call)("a", timeout=0.01)
+
+
 @pytest.mark.parametrize("call", ["get_or_start", "start_new", "start", "ask"])
 def test_who_does_not_wait_long_enough_leaves_no_resting_key_behind(
     clock: Clock, call: str
@@ -477,10 +487,7 @@ def test_who_does_not_wait_long_enough_leaves_no_resting_key_behind(
     ):
         fail(registry, "a")
         with pytest.raises(pykka.Timeout):
-            if call == "ask":
-                registry.ref("a").ask("hello", timeout=0.01)
-            else:
-                start(registry, call)("a", timeout=0.01)
+            wait_briefly(registry, call)
         assert registry.stats().backoff == 0
         assert registry.stats().expired == (call == "ask")
         clock.forward(REST * (MOST + 1) * MOST, registry)
@@ -500,10 +507,7 @@ def test_a_restart_at_once_happens_though_somebody_has_given_up_waiting_for_it(
         registry.ref("a").tell(ValueError("no"))
         poll(lambda: registry.stats().backoff == 1)
         with pytest.raises(pykka.Timeout):
-            if call == "ask":
-                registry.ref("a").ask("hello", timeout=0.01)
-            else:
-                registry.get_or_start("a", timeout=0.01)
+            wait_briefly(registry, call)
         assert registry.stats().backoff == 1
         clock.forward(REST * MOST, registry)
         assert registry.wait_for("a", timeout=PATIENCE).is_alive()
@@ -656,10 +660,10 @@ def test_a_quarantined_key_refuses_everything_at_once_with_the_last_cause() -> N
             lambda: address.ask("x", timeout=0),
             lambda: address.ask("x", block=False).get(),
             lambda: address.call(Troubled.add),
-            lambda: address.submit(Troubled.add).get(),
-            lambda: address.proxy().add().get(),
-            lambda: address.proxy().count.get(),
-            lambda: address.proxy().add.defer(),
+            address.submit(Troubled.add).get,
+            address.proxy().add().get,
+            address.proxy().count.get,
+            address.proxy().add.defer,
         ]
         for send in sends:
             with pytest.raises(Undeliverable, match="is quarantined") as undeliverable:
@@ -812,7 +816,7 @@ def test_to_release_what_is_not_quarantined_does_nothing(clock: Clock) -> None:
         clock.forward(REST * MOST, registry)
         poll(lambda: Troubled.notes[-1] == "hello")
         with pytest.raises(TypeError, match="a key must be hashable"):
-            registry.release([])
+            registry.release(cast("Any", []))
 
 
 @pytest.mark.parametrize("where", ["starting", "stopping"])
