@@ -278,5 +278,3 @@ def live(incarnation: Incarnation) -> None:
         # Pykka does this before the teardown. Here it comes last: it waits for every other actor,
         # and some of them may be waiting for this one.
         pykka.ActorRegistry.stop_all()
-    else:
-        table.leave()

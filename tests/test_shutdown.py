@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from pykka_registry import (
     WaitCycle,
     _waits,
 )
-from pykka_registry._table import Table
+from pykka_registry._life import Life
 from tests.support import (
     PATIENCE,
     Counting,
@@ -69,15 +70,14 @@ def test_when_a_shutdown_returns_no_thread_is_left(
     call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The threads linger between their last word to the table and their end."""
-    leave = Table.leave
     returned = threading.Event()
 
-    def leave_slowly(table: Table) -> None:
-        leave(table)
-        if threading.current_thread().name.startswith("Counting"):
-            returned.wait(0.2)  # a shutdown that waits for the threads has to wait this long
+    def answer_slowly(life: Life) -> None:
+        returned.wait(0.2)  # a shutdown that waits for the threads has to wait this long
+        answer_stops(life)
 
-    monkeypatch.setattr(Table, "leave", leave_slowly)
+    answer_stops = Life.answer_stops
+    monkeypatch.setattr(Life, "answer_stops", answer_slowly)
     before = set(threading.enumerate())
     registry = AggregateRegistry.start(Counting)
     for key in range(5):
@@ -86,6 +86,56 @@ def test_when_a_shutdown_returns_no_thread_is_left(
     left = set(threading.enumerate()) - before
     returned.set()
     assert left == set()
+
+
+class InTheEnd(logging.Handler):
+    """Does something when a dead letter is logged, in the thread of whoever left it over."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._function = function
+        self.results: list[object] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            self.results.append(self._function())
+
+    def __enter__(self) -> list[object]:
+        logging.getLogger("pykka_registry").addHandler(self)
+        return self.results
+
+    def __exit__(self, *_exc_info: object) -> None:
+        logging.getLogger("pykka_registry").removeHandler(self)
+
+
+def leave_over(registry: RegistryRef[Counting]) -> None:
+    """Have an aggregate fail and leave a message over that nobody will handle."""
+    gate = Gate()
+    registry.ref("a").proxy().wait_at(gate)
+    gate.wait_until_reached()
+    registry.ref("a").proxy().fail.defer(ValueError("no"))
+    registry.ref("a").tell("left over")
+    gate.open()
+
+
+def test_a_shutdown_by_a_thread_that_is_about_to_end_does_not_wait_for_itself() -> None:
+    registry = AggregateRegistry.start(Counting, max_failures=0, quarantine=None)
+    with InTheEnd(registry.drain) as results:
+        leave_over(registry)
+        registry.actor_stopped.wait(PATIENCE)
+        poll(lambda: results)
+    assert results == [[]]
+
+
+def test_a_log_that_blocks_keeps_no_shutdown_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pykka_registry._table._LAST_LINES", 0.01)
+    registry = AggregateRegistry.start(Counting, max_failures=0, quarantine=None)
+    gate = Gate()
+    with InTheEnd(gate.pass_through):
+        leave_over(registry)
+        gate.wait_until_reached()
+        assert registry.drain() == []
+        gate.open()
 
 
 def test_what_was_accepted_is_handled_first() -> None:
