@@ -972,6 +972,31 @@ def test_an_aggregate_that_cannot_start_is_not_tried_for_ever_however_long_it_re
         assert registry.stats().quarantined == 1
 
 
+def test_an_aggregate_whose_every_start_takes_long_is_not_tried_for_ever(clock: Clock) -> None:
+    """Its failures are not forgotten while it starts, though that takes longer than they count."""
+    Troubled.failing_starts = 10**9
+    with (
+        AggregateRegistry.start(
+            Troubled,
+            backoff=(0, 0),
+            failure_window=REST,
+            start_timeout=LONG,
+            max_failures=3,
+            quarantine=None,
+        ) as registry,
+        clock,
+    ):
+        for tries in range(1, 5):
+            Troubled.gate = gate = Gate()
+            starting = registry.proxy().get_or_start("a").get()
+            gate.wait_until_reached()
+            clock.forward(REST * 2, registry)
+            gate.open()
+            with pytest.raises(OSError, match=f"start {tries}"):
+                starting.get(timeout=PATIENCE)
+        assert registry.stats().quarantined == 1
+
+
 # What the dead leave behind.
 
 
