@@ -695,7 +695,7 @@ class Run:
 
     def _report(self, stats: Stats) -> Report:
         fates: Counter[str] = Counter()
-        problems = self._left
+        problems = list(self._left)
         for (fate, handled, dead), count in self._ledger.count().items():
             what = _judge(fate, handled, dead)
             fates[what] += count
@@ -739,6 +739,7 @@ class Run:
             ("activations", told.begun, stats.activations),
             ("ends", told.ends, Counter(stats.ends)),
             ("incarnations", sum(referee.entered.values()), sum(stats.ends.values())),
+            ("abandoned", 0, stats.ends.get(EndReason.ABANDONED, 0)),
             ("live in the end", referee.live(), stats.live),
             ("live in the end", len(told.live), stats.active),
             ("left in the end", 0, stats.live + stats.queued + stats.waiting + stats.backoff),
