@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from pykka_registry import AggregateRef
+    from pykka_registry._entry import StartRequest
 
 
 class Diary:
@@ -1114,32 +1115,39 @@ def test_whoever_starts_the_next_one_in_a_registry_without_a_class_gets_the_left
         assert diary.handled == [gate, error, "left over"]
 
 
-def test_left_overs_are_reported_if_whoever_would_have_started_the_next_one_gives_up() -> None:
+def test_left_overs_are_reported_if_whoever_would_have_started_the_next_one_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A key that rests in a registry without a class, and has letters only, must not stay so."""
     diary = Diary()
-    with AggregateRegistry.start(backoff=(0.2, 0.2), drain_timeout=1) as registry:
+    with AggregateRegistry.start(backoff=(3600, 3600)) as registry:
         Loner.start(registry, "a", diary)
         ref = registry.ref("a")
         ref.tell(ValueError("no"))
         while registry.stats().ends.get(EndReason.FAILED, 0) == 0:
             assert registry.stats().live <= 1
-        thread = start_thread(lambda: give_up(registry, diary))
-        while registry.stats().backoff == 0:
-            assert thread.is_alive()
-        asked = ref.ask("asked", block=False)
-        ref.tell("told")
-        join(thread)
+        asked: list[pykka.Future[Any]] = []
+        table = registry._table
+        start = table.start
+
+        def start_and_send(request: StartRequest) -> None:
+            start(request)
+            assert registry.stats().backoff == 1
+            asked.append(ref.ask("asked", block=False))
+            ref.tell("told")
+            assert registry.stats().queued == 2
+
+        monkeypatch.setattr(table, "start", start_and_send)
+        with pytest.raises(pykka.Timeout):
+            Loner.start(registry, "a", diary, timeout=0.01)
+        monkeypatch.undo()
         with pytest.raises(Undeliverable):
-            asked.get(timeout=5)
+            asked[0].get(timeout=PATIENCE)
         assert registry.dead_letters == [DeadLetter("a", "told", DeadLetterReason.ENDED)]
         assert registry.stats().backoff == 0
         assert registry.stats().queued == 0
-        assert Loner.start(registry, "a", diary, timeout=5).is_alive()
-
-
-def give_up(registry: RegistryRef[Any], diary: Diary) -> None:
-    with pytest.raises(pykka.Timeout):
-        Loner.start(registry, "a", diary, timeout=0.1)
+        table._failures.forget("a")  # as if it had rested
+        assert Loner.start(registry, "a", diary, timeout=PATIENCE).is_alive()
 
 
 # The registry's end.

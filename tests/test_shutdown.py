@@ -1246,7 +1246,7 @@ def send_until_refused(registry: RegistryRef[Passing], seed: int, flowing: threa
                 told += 1
         except RegistryStopped:
             break
-        if i == 50:
+        if i == 200:
             flowing.set()
     return told
 
@@ -1429,7 +1429,7 @@ def send(seed):
         try:
             registry.ref((seed + i) % 10).proxy().note.defer(i)
         except RegistryStopped:
-            print("refused", flush=True)
+            print("refused\\n", end="", flush=True)  # in one piece
             return
         sent.append(i)
         if i == 100:
