@@ -360,12 +360,11 @@ class Table(Rows):
         """Take note that it was asked to retire, and has something to do."""
 
         def decide(_after: After) -> None:
-            if incarnation.asked is not None:
-                incarnation.asked = None
-                self._declined += 1
-                if self._is_active(incarnation):
-                    self._alarm_idle(incarnation)
-                    self.admission.stay(incarnation)
+            incarnation.asked = None
+            self._declined += 1
+            if self._is_active(incarnation):
+                self._alarm_idle(incarnation)
+                self.admission.stay(incarnation)
 
         self._change(decide)
 
@@ -651,7 +650,7 @@ class Table(Rows):
         left = idle if since is None else since + idle - now
         if left > 0:
             self._alarm(incarnation.entry, left)
-        elif incarnation.asked is None:
+        else:  # even if it was asked to make way for another: that one may need it no more
             incarnation.asked = reason
             incarnation.inbox.nudge()
 
