@@ -11,6 +11,7 @@ would run user code, or take long, is put off until the lock is released; see `A
 
 from __future__ import annotations
 
+import abc
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ LAUNCH_AGAIN = 1.0
 between the claim of a key and the start of its thread. If both begin, one ends at once."""
 
 
-class Rows:
+class Rows(abc.ABC):
     """The rows of one registry, by key. Every method needs the table's lock."""
 
     def __init__(self, blueprint: Blueprint | None, name: str, policy: Policy) -> None:
@@ -237,9 +238,7 @@ class Rows:
 
     def _release(self, entry: Entry) -> None:
         """Open a key that was quarantined for its failures."""
-        record = self._failures.forget(entry.key)
-        if record is not None:
-            self._alarm(record, None)
+        self._failures.forget(entry.key)  # they have no alarm while it is quarantined
         self._remove(entry)
 
     def _abandon(self, entry: Entry, after: After) -> None:
@@ -399,9 +398,9 @@ class Rows:
                 after.do(letter.reply_to.fail, error)
             left_over -= 1
 
+    @abc.abstractmethod
     def _launch(self, incarnation: Incarnation) -> None:
         """Start its thread; without the lock."""
-        raise NotImplementedError
 
     def check_class(self) -> Blueprint:
         """Return what to build from; raise `TypeError` if there is nothing."""

@@ -76,6 +76,6 @@ class Failures:
         self._records.clear()
         return records
 
-    def forget(self, key: Hashable) -> Record | None:
-        """Forget the key's failures, and return what there was."""
-        return self._records.pop(key, None)
+    def forget(self, key: Hashable) -> None:
+        """Forget the key's failures."""
+        self._records.pop(key, None)
