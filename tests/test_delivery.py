@@ -26,6 +26,7 @@ from pykka_registry import (
     Terminated,
     Undeliverable,
 )
+from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
 from pykka_registry._table import Table
 from tests.support import (
@@ -614,6 +615,15 @@ def test_what_has_begun_does_not_expire(setting: Setting, monkeypatch: pytest.Mo
     assert setting.ref.ask("last") == "last"
     assert setting.diary.handled == [gate, "last"]
     assert setting.registry.stats().expired == 0
+
+
+def test_who_gives_up_when_it_is_about_to_be_told_has_given_up(setting: Setting) -> None:
+    """The key is absent already, and its message is to be reported in a moment."""
+    future: Future[Any] = Future()
+    error = setting.registry._table.expire("a", future, 1)
+    assert isinstance(error, pykka.Timeout)
+    assert not future.fail(ValueError("too late"))
+    assert setting.registry.stats().expired == 1
 
 
 def test_only_a_blocking_ask_expires_its_message(setting: Setting) -> None:

@@ -997,6 +997,58 @@ def test_an_aggregate_whose_every_start_takes_long_is_not_tried_for_ever(clock: 
         assert registry.stats().quarantined == 1
 
 
+class Moody:
+    """A key that can be told to fail."""
+
+    fails = False
+
+    def __hash__(self) -> int:
+        if self.fails:
+            raise ValueError("no hash")
+        return 1
+
+
+def test_a_key_that_fails_when_its_time_has_come_does_not_hold_up_others(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    moody = Moody()
+    with AggregateRegistry.start(Troubled, restart="at once", backoff=(REST, REST)) as registry:
+        with clock:
+            for key in (moody, "a"):
+                registry.ref(key).tell(ValueError("no"))
+            poll(lambda: registry.stats().backoff == 2)
+            moody.fails = True
+            clock.forward(REST * MOST, registry)
+            moody.fails = False
+            poll(lambda: "a" in registry)
+            assert registry.stats().backoff == 1
+        assert registry.is_alive()
+    assert [r.getMessage() for r in caplog.records if "alarm" in r.getMessage()] == [
+        f"the alarm of key {moody!r} failed"
+    ]
+
+
+def test_whoever_waits_for_its_turn_only_does_so_for_as_long_as_it_takes(clock: Clock) -> None:
+    """There are places enough, so no time limit for a place applies."""
+    Troubled.gate = gate = Gate()
+    with (
+        AggregateRegistry.start(Troubled, max_starting=1, start_timeout=4 * REST) as registry,
+        clock,
+    ):
+        registry.ref("a").tell("hello")
+        gate.wait_until_reached()
+        clock.forward(2 * REST, registry)
+        registry.ref("b").tell("hello")
+        asked = registry.ref("c").ask("hello", block=False)
+        clock.forward(2.5 * REST, registry)
+        poll(lambda: Troubled.starts == 2)  # a was abandoned
+        clock.forward(2 * REST, registry)
+        stats = registry.stats()
+        assert (stats.quarantined, stats.starting, stats.waiting) == (1, 1, 1)
+        gate.open()
+        assert asked.get(timeout=PATIENCE) == "hello"
+
+
 # What the dead leave behind.
 
 
