@@ -406,6 +406,13 @@ GUARDS = [
         "tests/test_passivation.py -k slips_in",
     ),
     Guard(
+        "whoever was asked to make way is asked again when it is idle",
+        "_table.py",
+        "            incarnation.asked = reason\n",
+        "            incarnation.asked = incarnation.asked or reason\n",
+        "tests/test_passivation.py -k make_way",
+    ),
+    Guard(
         "one that is at work is not asked to go",
         "_inbox.py",
         "            if self._parked is None:\n"
