@@ -274,6 +274,17 @@ def test_a_busy_aggregate_is_never_evicted(listener: pykka.ActorRef[Listener]) -
         let_go([held_a])
 
 
+@pytest.mark.usefixtures("clock")
+def test_nobody_counts_on_a_busy_one_to_go() -> None:
+    """Time stands still, so there is no second try: the first that is idle goes at once."""
+    with AggregateRegistry.start(Counting, max_live=2) as registry:
+        (held_a, held_b) = hold(registry, "a", "b")
+        new = registry.ref("c").submit(Counting.add)
+        let_go([held_b])
+        assert new.get(timeout=PATIENCE) == 1
+        let_go([held_a])
+
+
 @pytest.mark.parametrize("how", ["idle", "stop", "fail", "own word"])
 def test_whoever_waits_gets_the_place_as_soon_as_somebody_is_idle_or_ends(how: str) -> None:
     with AggregateRegistry.start(Counting, max_live=1) as registry:
