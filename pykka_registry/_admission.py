@@ -109,10 +109,9 @@ class Admission:
         return self._wanted() + (incarnation in self._leaving) > 0
 
     def leave(self, incarnation: Incarnation) -> None:
-        """Note that one has begun to end."""
+        """Note that one that was active has begun to end."""
         self._sieve.remove(incarnation)
-        if incarnation in self._live and incarnation not in self._starting:
-            self._leaving.add(incarnation)
+        self._leaving.add(incarnation)
 
     def stay(self, incarnation: Incarnation) -> None:
         """Note that one that was asked to go does not."""

@@ -11,6 +11,7 @@ would run user code, or take long, is put off until the lock is released; see `A
 
 from __future__ import annotations
 
+import abc
 import logging
 import time
 from collections import Counter
@@ -50,7 +51,7 @@ LAUNCH_AGAIN = 1.0
 between the claim of a key and the start of its thread. If both begin, one ends at once."""
 
 
-class Rows:
+class Rows(abc.ABC):
     """The rows of one registry, by key. Every method needs the table's lock."""
 
     def __init__(self, blueprint: Blueprint | None, name: str, policy: Policy) -> None:
@@ -127,16 +128,10 @@ class Rows:
             assert entry.incarnation is not None
             self.active.pop(entry.key, None)  # in a forked child it is empty
             self._set_quiet(entry.incarnation, quiet=False)
-        if state is State.STARTING:
-            delay = self.policy.start_timeout
-        elif state is State.STOPPING:
-            delay = self.policy.stop_timeout
-        elif state is State.QUARANTINED and entry.incarnation is None:
-            delay = self.policy.quarantine
         entry.state = state
         self._states[before] -= 1
         self._states[state] += 1
-        self._alarm(entry, delay)
+        self._alarm(entry, self._seconds_in_state(entry) if delay is None else delay)
         if self._failures:
             self._date_failures(entry)
         # Last, so that an interrupt leaves no entry behind that nobody has begun.
@@ -145,6 +140,16 @@ class Rows:
                 del self._entries[entry.key]
         elif before is State.ABSENT:
             self._entries[entry.key] = entry
+
+    def _seconds_in_state(self, entry: Entry) -> float | None:
+        """Return after how many seconds an entry's alarm rings, if its state says so."""
+        if entry.state is State.STARTING:
+            return self.policy.start_timeout
+        if entry.state is State.STOPPING:
+            return self.policy.stop_timeout
+        if entry.state is State.QUARANTINED and entry.incarnation is None:
+            return self.policy.quarantine
+        return None
 
     def _date_failures(self, entry: Entry) -> None:
         """Have the key's failures forgotten a while after it does well, or is left alone.
@@ -236,9 +241,7 @@ class Rows:
 
     def _release(self, entry: Entry) -> None:
         """Open a key that was quarantined for its failures."""
-        record = self._failures.forget(entry.key)
-        if record is not None:
-            self._alarm(record, None)
+        self._failures.forget(entry.key)  # they have no alarm while it is quarantined
         self._remove(entry)
 
     def _abandon(self, entry: Entry, after: After) -> None:
@@ -406,9 +409,9 @@ class Rows:
         entry.left_over = sum(was_left_over for _, was_left_over in kept)
         self._queued += len(kept)
 
+    @abc.abstractmethod
     def _launch(self, incarnation: Incarnation) -> None:
         """Start its thread; without the lock."""
-        raise NotImplementedError
 
     def check_class(self) -> Blueprint:
         """Return what to build from; raise `TypeError` if there is nothing."""

@@ -67,6 +67,9 @@ __all__ = ["Table"]
 
 T = TypeVar("T")
 
+_LAST_LINES = 5.0
+"""Seconds that a shutdown waits for threads whose aggregates have ended."""
+
 
 class Table(Rows):
     """The keys of one registry."""
@@ -81,7 +84,7 @@ class Table(Rows):
         """The keys that were abandoned, once the registry has ended."""
         self._lock = threading.Lock()
         self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """Threads that have nothing left to do but to end."""
+        """Threads that have nothing left to do but to say what has happened, and to end."""
         tables.add(self)
 
     # Reading: no lock, no message, no waiting.
@@ -364,12 +367,11 @@ class Table(Rows):
         """Take note that it was asked to go, and has something to do."""
 
         def decide(_after: After) -> None:
-            if incarnation.asked is not None:
-                incarnation.asked = None
-                self._declined += 1
-                if self._is_active(incarnation):
-                    self._alarm_idle(incarnation)
-                    self.admission.stay(incarnation)
+            incarnation.asked = None
+            self._declined += 1
+            if self._is_active(incarnation):
+                self._alarm_idle(incarnation)
+                self.admission.stay(incarnation)
 
         self._change(decide)
 
@@ -444,6 +446,9 @@ class Table(Rows):
         after: After,
     ) -> None:
         entry = incarnation.entry
+        assert incarnation.life is not None
+        if not incarnation.life.stops_all:
+            self._leaving.add(threading.current_thread())
         incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)
         if entry.state is State.QUARANTINED:  # its end was published when it was abandoned
@@ -668,7 +673,7 @@ class Table(Rows):
         left = idle if since is None else since + idle - now
         if left > 0:
             self._alarm(incarnation.entry, left)
-        elif incarnation.asked is None:
+        else:  # even if it was asked to make way for another: that one may need it no more
             incarnation.asked = reason
             incarnation.inbox.nudge()
 
@@ -751,16 +756,20 @@ class Table(Rows):
             ]
 
     def leave(self) -> None:
-        """Say that the calling thread will run no more user code and wait for nobody."""
+        """Note that the calling thread will run no more user code and wait for nobody."""
         with self._lock:
             self._leaving.add(threading.current_thread())
 
     def join(self) -> None:
-        """Wait for the threads that are about to end, so that a shutdown leaves none."""
+        """Wait for the threads that are about to end, so that a shutdown leaves none.
+
+        Not for ever: they write to the log, and what is behind that may block.
+        """
         with self._lock:
-            threads = list(self._leaving)
+            threads = self._leaving - {threading.current_thread()}
+        deadline = time.monotonic() + _LAST_LINES
         for thread in threads:
-            thread.join()
+            thread.join(max(deadline - time.monotonic(), 0))
 
     def check_process(self) -> None:
         """Raise `RegistryStopped` in a forked child."""

@@ -44,6 +44,8 @@ from tests.test_passivation import ADD, Clock, ends, wait_until_asleep
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from pykka_registry._entry import Incarnation
+
 HOPELESS = "all places are held by aggregates that wait for such a place"
 ALL_LIVE = r"1 aggregate is live, of max_live=1, and none became idle within 0\.05 seconds"
 
@@ -271,6 +273,17 @@ def test_a_busy_aggregate_is_never_evicted(listener: pykka.ActorRef[Listener]) -
         assert new.get(timeout=PATIENCE) == 1
         assert ends(listener, 1) == [Terminated("b", 2, EndReason.EVICTED)]
         assert registry["a"] is a
+        let_go([held_a])
+
+
+@pytest.mark.usefixtures("clock")
+def test_nobody_counts_on_a_busy_one_to_go() -> None:
+    """Time stands still, so there is no second try: the first that is idle goes at once."""
+    with AggregateRegistry.start(Counting, max_live=2) as registry:
+        (held_a, held_b) = hold(registry, "a", "b")
+        new = registry.ref("c").submit(Counting.add)
+        let_go([held_b])
+        assert new.get(timeout=PATIENCE) == 1
         let_go([held_a])
 
 
@@ -884,6 +897,23 @@ def test_no_thread_to_be_had_is_the_ceiling_and_loses_nothing(
         assert registry.stats().dead_letters == {}
         assert registry.stats().activations >= 3
         assert ref.actor_class is Counting
+
+
+def test_a_second_thread_that_cannot_be_had_for_one_that_has_begun_changes_nothing() -> None:
+    """A thread that seems not to begin is started again."""
+
+    class Late(Counting):
+        @classmethod
+        def _pykka_registry_launch(cls, incarnation: Incarnation) -> None:
+            super()._pykka_registry_launch(incarnation)
+            poll(lambda: incarnation.begun)
+            raise RuntimeError("can't start new thread")
+
+    with AggregateRegistry.start(Late, max_live=2) as registry:
+        assert registry.ref("a").call(Counting.add) == 1
+        assert registry.ref("b").call(Counting.add) == 1
+        stats = registry.stats()
+        assert (stats.live, stats.waiting, stats.activations) == (2, 0, 2)
 
 
 def test_threads_that_fail_to_start_now_and_then_lose_nothing(

@@ -26,6 +26,7 @@ from pykka_registry import (
     Terminated,
     Undeliverable,
 )
+from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
 from pykka_registry._table import Table
 from tests.support import (
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from pykka_registry import AggregateRef
+    from pykka_registry._entry import StartRequest
 
 
 class Diary:
@@ -617,6 +619,15 @@ def test_what_has_begun_does_not_expire(setting: Setting, monkeypatch: pytest.Mo
     assert setting.registry.stats().expired == 0
 
 
+def test_who_gives_up_when_it_is_about_to_be_told_has_given_up(setting: Setting) -> None:
+    """The key is absent already, and its message is to be reported in a moment."""
+    future: Future[Any] = Future()
+    error = setting.registry._table.expire("a", future, 1)
+    assert isinstance(error, pykka.Timeout)
+    assert not future.fail(ValueError("too late"))
+    assert setting.registry.stats().expired == 1
+
+
 def test_only_a_blocking_ask_expires_its_message(setting: Setting) -> None:
     gate = setting.hold()
     hasty = setting.ref.using(timeout=0.01)
@@ -684,7 +695,9 @@ def test_each_ask_either_is_handled_or_expires() -> None:
 
 
 @pytest.mark.parametrize("error", [pykka.Timeout("the store's"), Overloaded("b", "is full")])
-def test_a_timeout_that_the_handler_raises_is_the_answer(setting: Setting, error: Any) -> None:
+def test_a_timeout_that_the_handler_raises_is_the_answer(
+    setting: Setting, error: Exception
+) -> None:
     """It is the handler's, not the asker's: nothing has expired."""
     asks: list[Callable[[], Any]] = [
         lambda: setting.ref.ask(error),
@@ -1115,32 +1128,39 @@ def test_whoever_starts_the_next_one_in_a_registry_without_a_class_gets_the_left
         assert diary.handled == [gate, error, "left over"]
 
 
-def test_left_overs_are_reported_if_whoever_would_have_started_the_next_one_gives_up() -> None:
+def test_left_overs_are_reported_if_whoever_would_have_started_the_next_one_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A key that rests in a registry without a class, and has letters only, must not stay so."""
     diary = Diary()
-    with AggregateRegistry.start(backoff=(0.2, 0.2), drain_timeout=1) as registry:
+    with AggregateRegistry.start(backoff=(3600, 3600)) as registry:
         Loner.start(registry, "a", diary)
         ref = registry.ref("a")
         ref.tell(ValueError("no"))
         while registry.stats().ends.get(EndReason.FAILED, 0) == 0:
             assert registry.stats().live <= 1
-        thread = start_thread(lambda: give_up(registry, diary))
-        while registry.stats().backoff == 0:
-            assert thread.is_alive()
-        asked = ref.ask("asked", block=False)
-        ref.tell("told")
-        join(thread)
+        asked: list[pykka.Future[Any]] = []
+        table = registry._table
+        start = table.start
+
+        def start_and_send(request: StartRequest) -> None:
+            start(request)
+            assert registry.stats().backoff == 1
+            asked.append(ref.ask("asked", block=False))
+            ref.tell("told")
+            assert registry.stats().queued == 2
+
+        monkeypatch.setattr(table, "start", start_and_send)
+        with pytest.raises(pykka.Timeout):
+            Loner.start(registry, "a", diary, timeout=0.01)
+        monkeypatch.undo()
         with pytest.raises(Undeliverable):
-            asked.get(timeout=5)
+            asked[0].get(timeout=PATIENCE)
         assert registry.dead_letters == [DeadLetter("a", "told", DeadLetterReason.ENDED)]
         assert registry.stats().backoff == 0
         assert registry.stats().queued == 0
-        assert Loner.start(registry, "a", diary, timeout=5).is_alive()
-
-
-def give_up(registry: RegistryRef[Any], diary: Diary) -> None:
-    with pytest.raises(pykka.Timeout):
-        Loner.start(registry, "a", diary, timeout=0.1)
+        table._failures.forget("a")  # as if it had rested
+        assert Loner.start(registry, "a", diary, timeout=PATIENCE).is_alive()
 
 
 # The registry's end.

@@ -522,6 +522,37 @@ def test_it_stays_when_a_message_slips_in_and_is_idle_again_later(
         assert registry.stats().declined == 1
 
 
+def test_one_that_was_to_make_way_and_need_not_is_idle_all_the_same(clock: Clock) -> None:
+    """It had not answered yet when its idle time was over, and then nobody needed its place."""
+    with AggregateRegistry.start(Worded, idle=IDLE) as registry:
+        registry.get_or_start("a")
+        wait_until_asleep(registry, "a")
+        incarnation = registry._table._entries["a"].incarnation
+        assert incarnation is not None
+        incarnation.asked = EndReason.EVICTED
+        clock.forward(IDLE + LATE, registry)
+        poll(lambda: registry.stats().ends == {EndReason.IDLE: 1})
+
+
+def test_one_that_is_stopped_as_it_declines_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with AggregateRegistry.start(Worded) as registry:
+        ref = registry.get_or_start("a")
+        wait_until_asleep(registry, "a")
+        incarnation = registry._table._entries["a"].incarnation
+        assert incarnation is not None
+        decline = registry._table.decline
+
+        def stop_and_decline(incarnation: Any) -> None:
+            ref.actor_stopped.set()
+            decline(incarnation)
+
+        monkeypatch.setattr(registry._table, "decline", stop_and_decline)
+        incarnation.asked = EndReason.IDLE
+        assert ref.proxy().add().get(timeout=PATIENCE) == 1
+        poll(lambda: registry.stats().ends == {EndReason.STOPPED: 1})
+        assert registry.stats().declined == 1
+
+
 def test_whoever_wants_to_retire_at_once_stays_for_a_message_that_slips_in(
     monkeypatch: pytest.MonkeyPatch, listener: pykka.ActorRef[Listener]
 ) -> None:

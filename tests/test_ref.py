@@ -919,6 +919,7 @@ class Scene:
     """A registry whose key "a" is in a certain state, until `end` is called."""
 
     def __init__(self, state: str, listener: pykka.ActorRef[Listener]) -> None:
+        self.state = state
         self.gates: dict[str, Gate] = {}
         self.handled: list[Any] = []
         policies: Any = {"drain_timeout": PATIENCE, "backoff": (0, 0)}
@@ -941,6 +942,10 @@ class Scene:
             gate.open()
         self.ref.stop()  # what rests would be waited for
         self.registry.stop()
+        if self.state == "abandoned":  # no shutdown waits for it
+            for thread in threading.enumerate():
+                if thread.name.startswith("Held-"):
+                    join(thread)
         assert no_row_remains(self.registry)
 
     def _make_absent(self, _: object) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import logging
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 import pytest
@@ -140,17 +142,19 @@ def ends(listener: pykka.ActorRef[Listener], count: int) -> list[Terminated]:
 def fail(registry: RegistryRef[Any], key: Hashable, times: int = 1) -> None:
     """Let the key's incarnations fail of messages; return when they have ended."""
     for _ in range(times):
-        before = registry.stats().ends.get(EndReason.FAILED, 0)
-        registry.ref(key).tell(ValueError("no"))
-        poll(lambda before=before: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
+        fail_once(registry, key, lambda: None)
+
+
+def fail_once(registry: RegistryRef[Any], key: Hashable, meanwhile: Callable[[], None]) -> None:
+    before = registry.stats().ends.get(EndReason.FAILED, 0)
+    registry.ref(key).tell(ValueError("no"))
+    meanwhile()
+    poll(lambda: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
 
 
 def fail_resting(registry: RegistryRef[Any], key: Hashable, clock: Clock, rest: float) -> None:
     """Let the key fail once, where it rests before that, as it has failed before."""
-    before = registry.stats().ends.get(EndReason.FAILED, 0)
-    registry.ref(key).tell(ValueError("no"))
-    clock.forward(rest * MOST, registry)
-    poll(lambda: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
+    fail_once(registry, key, lambda: clock.forward(rest * MOST, registry))
 
 
 def no_failure_is_kept(registry: RegistryRef[Any]) -> bool:
@@ -370,14 +374,14 @@ def test_keys_that_failed_together_do_not_come_back_together(clock: Clock) -> No
         for key in range(50):
             registry.ref(key).tell(ValueError("no"))
         poll(lambda: registry.stats().backoff == 50)
-        resting = []
+        resting: list[int] = []
         for second in range(int(REST * MOST) + 1):
             resting.append(registry.stats().backoff)
             clock.forward(1, registry)
             if second < REST * LEAST:
                 assert resting[-1] == 50
         assert registry.stats().backoff == 0
-        came_back = [before - after for before, after in zip(resting, resting[1:], strict=False)]
+        came_back = [before - after for before, after in itertools.pairwise(resting)]
         assert sum(came_back) == 50 - resting[-1]
         assert sum(count > 0 for count in came_back) > 5
         assert max(came_back) < 25
@@ -483,7 +487,7 @@ def test_who_wants_a_resting_key_waits_and_then_has_it(clock: Clock, call: str) 
 
 def start(registry: RegistryRef[Any], call: str) -> Callable[..., pykka.ActorRef[Any]]:
     if call == "start":
-        return lambda key, **kwargs: Troubled.start(registry, key, **kwargs)
+        return functools.partial(Troubled.start, registry)
     function: Callable[..., pykka.ActorRef[Any]] = getattr(registry, call)
     return function
 
@@ -502,6 +506,12 @@ def test_of_many_that_want_a_resting_key_as_new_one_gets_it(clock: Clock) -> Non
         assert [future.get(timeout=PATIENCE) for future in futures[5:]] == [ref] * 5
 
 
+def wait_briefly(registry: RegistryRef[Any], call: str) -> object:
+    if call == "ask":
+        return registry.ref("a").ask("hello", timeout=0.01)
+    return start(registry, call)("a", timeout=0.01)
+
+
 @pytest.mark.parametrize("call", ["get_or_start", "start_new", "start", "ask"])
 def test_who_does_not_wait_long_enough_leaves_no_resting_key_behind(
     clock: Clock, call: str
@@ -512,10 +522,7 @@ def test_who_does_not_wait_long_enough_leaves_no_resting_key_behind(
     ):
         fail(registry, "a")
         with pytest.raises(pykka.Timeout):
-            if call == "ask":
-                registry.ref("a").ask("hello", timeout=0.01)
-            else:
-                start(registry, call)("a", timeout=0.01)
+            wait_briefly(registry, call)
         assert registry.stats().backoff == 0
         assert registry.stats().expired == (call == "ask")
         clock.forward(REST * (MOST + 1) * MOST, registry)
@@ -535,10 +542,7 @@ def test_a_restart_at_once_happens_though_somebody_has_given_up_waiting_for_it(
         registry.ref("a").tell(ValueError("no"))
         poll(lambda: registry.stats().backoff == 1)
         with pytest.raises(pykka.Timeout):
-            if call == "ask":
-                registry.ref("a").ask("hello", timeout=0.01)
-            else:
-                registry.get_or_start("a", timeout=0.01)
+            wait_briefly(registry, call)
         assert registry.stats().backoff == 1
         clock.forward(REST * MOST, registry)
         assert registry.wait_for("a", timeout=PATIENCE).is_alive()
@@ -715,10 +719,10 @@ def test_a_quarantined_key_refuses_everything_at_once_with_the_last_cause() -> N
             lambda: address.ask("x", timeout=0),
             lambda: address.ask("x", block=False).get(),
             lambda: address.call(Troubled.add),
-            lambda: address.submit(Troubled.add).get(),
-            lambda: address.proxy().add().get(),
-            lambda: address.proxy().count.get(),
-            lambda: address.proxy().add.defer(),
+            address.submit(Troubled.add).get,
+            address.proxy().add().get,
+            address.proxy().count.get,
+            address.proxy().add.defer,
         ]
         for send in sends:
             with pytest.raises(Undeliverable, match="is quarantined") as undeliverable:
@@ -871,7 +875,7 @@ def test_to_release_what_is_not_quarantined_does_nothing(clock: Clock) -> None:
         clock.forward(REST * MOST, registry)
         poll(lambda: Troubled.notes[-1] == "hello")
         with pytest.raises(TypeError, match="a key must be hashable"):
-            registry.release([])
+            registry.release(cast("Any", []))
 
 
 @pytest.mark.parametrize("where", ["starting", "stopping"])
@@ -1031,6 +1035,83 @@ def test_an_aggregate_that_cannot_start_is_not_tried_for_ever_however_long_it_re
             clock.forward(8 * REST * MOST, registry)
         poll(lambda: registry.stats().ends.get(EndReason.START_FAILED) == 4)
         assert registry.stats().quarantined == 1
+
+
+def test_an_aggregate_whose_every_start_takes_long_is_not_tried_for_ever(clock: Clock) -> None:
+    """Its failures are not forgotten while it starts, though that takes longer than they count."""
+    Troubled.failing_starts = 10**9
+    with (
+        AggregateRegistry.start(
+            Troubled,
+            backoff=(0, 0),
+            failure_window=REST,
+            start_timeout=LONG,
+            max_failures=3,
+            quarantine=None,
+        ) as registry,
+        clock,
+    ):
+        for tries in range(1, 5):
+            Troubled.gate = gate = Gate()
+            starting = registry.proxy().get_or_start("a").get()
+            gate.wait_until_reached()
+            clock.forward(REST * 2, registry)
+            gate.open()
+            with pytest.raises(OSError, match=f"start {tries}"):
+                starting.get(timeout=PATIENCE)
+        assert registry.stats().quarantined == 1
+
+
+class Moody:
+    """A key that can be told to fail."""
+
+    fails = False
+
+    def __hash__(self) -> int:
+        if self.fails:
+            raise ValueError("no hash")
+        return 1
+
+
+def test_a_key_that_fails_when_its_time_has_come_does_not_hold_up_others(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    moody = Moody()
+    with AggregateRegistry.start(Troubled, restart="at once", backoff=(REST, REST)) as registry:
+        with clock:
+            for key in (moody, "a"):
+                registry.ref(key).tell(ValueError("no"))
+            poll(lambda: registry.stats().backoff == 2)
+            moody.fails = True
+            clock.forward(REST * MOST, registry)
+            moody.fails = False
+            poll(lambda: "a" in registry)
+            assert registry.stats().backoff == 1
+        assert registry.is_alive()
+    assert [r.getMessage() for r in caplog.records if "alarm" in r.getMessage()] == [
+        f"the alarm of key {moody!r} failed"
+    ]
+
+
+def test_whoever_waits_for_its_turn_only_does_so_for_as_long_as_it_takes(clock: Clock) -> None:
+    """There are places enough, so no time limit for a place applies."""
+    Troubled.gate = gate = Gate()
+    with (
+        AggregateRegistry.start(Troubled, max_starting=1, start_timeout=4 * REST) as registry,
+        clock,
+    ):
+        registry.ref("a").tell("hello")
+        gate.wait_until_reached()
+        clock.forward(2 * REST, registry)
+        registry.ref("b").tell("hello")
+        asked = registry.ref("c").ask("hello", block=False)
+        clock.forward(2.5 * REST, registry)
+        poll(lambda: Troubled.starts == 2)  # a was abandoned
+        clock.forward(2 * REST, registry)
+        stats = registry.stats()
+        assert (stats.quarantined, stats.starting, stats.waiting) == (1, 1, 1)
+        gate.open()
+        assert asked.get(timeout=PATIENCE) == "hello"
 
 
 # What the dead leave behind.

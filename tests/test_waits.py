@@ -397,7 +397,7 @@ class Thing(_waits.Runs):
 
 
 class Waiting:
-    def __init__(self, target: Thing) -> None:
+    def __init__(self, target: _waits.Waited) -> None:
         self.target: _waits.Waited | None = target
         self.over = False
 
@@ -443,15 +443,16 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
         def holders(self) -> None:
             return None
 
+        def was_withdrawn(self) -> None:
+            raise AssertionError("it was not sent")
+
     def sleep() -> None:
         with _waits.running(hub), _waits.blocked_on(Waiting(rest)):
             asleep.pass_through()
 
     thread = start_thread(sleep)
     asleep.wait_until_reached()
-    crowd = Waiting(hub)
-    crowd.target = Crowd()
-    with _waits.running(us), _waits.blocked_on(crowd):
+    with _waits.running(us), _waits.blocked_on(Waiting(Crowd())):
         assert len(_waits._blocked) == 2
     asleep.open()
     join(thread)

@@ -355,7 +355,7 @@ def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
     ) as registry:
         threads = threading.active_count()
         save = messages.ProxyCall(("save",), (), {})
-        starts = {
+        calls: dict[str, Callable[[], Any]] = {
             "get_or_start": lambda: registry.get_or_start("a"),
             "start_new": lambda: registry.start_new("a"),
             "start": lambda: Saving.start(registry, "a"),
@@ -364,12 +364,12 @@ def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
         }
         for i in range(1, 11):
             if call == "tell":
-                starts[call]()
+                calls[call]()
             elif where == "save" and call != "ask":
-                starts[call]().tell(save)
+                calls[call]().tell(save)
             else:
                 with pytest.raises((OSError, Undeliverable)):
-                    starts[call]()
+                    calls[call]()
             if where == "save" and call == "ask":
                 # Who asked knows, and the one that could not save is where it was: registered.
                 assert pykka.ActorRegistry.get_by_class(Saving) == [registry["a"]]
