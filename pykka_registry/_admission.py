@@ -131,8 +131,12 @@ class Admission:
         self._live.pop(incarnation, None)
 
     def tick(self) -> None:
-        """Count no longer on those who have not gone by now, and try again to start threads."""
-        self._leaving.clear()
+        """Count no longer on those who were asked and do not go; try again to start threads.
+
+        One that is on its way out will make room, however long its `on_stop` takes: until it is
+        abandoned nobody else has to go in its place.
+        """
+        self._leaving = {incarnation for incarnation in self._leaving if incarnation.ending}
         self._lift()
 
     def holders(self) -> Sequence[int]:

@@ -918,7 +918,7 @@ def test_threads_that_fail_to_start_now_and_then_lose_nothing(
 def test_one_that_is_slow_to_stop_does_not_hold_up_others_for_ever(
     listener: pykka.ActorRef[Listener],
 ) -> None:
-    """It was the coldest, but when it does not go for a while another idle one is asked."""
+    """It was the coldest, but once it is abandoned another idle one is asked."""
     gate = Gate()
 
     class SlowToStop(Counting):
@@ -926,17 +926,43 @@ def test_one_that_is_slow_to_stop_does_not_hold_up_others_for_ever(
             if self.key == "slow":
                 gate.pass_through()
 
-    with AggregateRegistry.start(SlowToStop, max_live=2) as registry:
+    with AggregateRegistry.start(SlowToStop, max_live=2, stop_timeout=0.1) as registry:
         registry.subscribe(listener)
         registry.get_or_start("slow")
         registry.get_or_start("b")
         wait_until_asleep(registry, "slow", "b")
         assert registry.ref("c").submit(Counting.add).get(timeout=PATIENCE) == 1
         gate.wait_until_reached()
-        assert ends(listener, 1) == [Terminated("b", 2, EndReason.EVICTED)]
+        assert ends(listener, 2) == [
+            Terminated("slow", 1, EndReason.ABANDONED),
+            Terminated("b", 2, EndReason.EVICTED),
+        ]
         assert registry.stats().live == 2
         gate.open()
+        poll(lambda: not registry.stats().quarantined)
         assert registry.ref("slow").call(Counting.add) == 1
+
+
+def test_one_that_is_slow_to_stop_makes_nobody_else_go_in_its_place() -> None:
+    gate = Gate()
+
+    class SlowToStop(Counting):
+        def on_stop(self) -> None:
+            gate.pass_through()
+
+    with AggregateRegistry.start(SlowToStop, max_live=3) as registry:
+        for key in range(3):
+            registry.get_or_start(key)
+        wait_until_asleep(registry, *range(3))
+        answer = registry.ref("new").submit(Counting.add)
+        gate.wait_until_reached()
+        for _ in range(3):
+            registry._table.tick()
+        wait_until_asleep(registry, 1, 2)
+        assert (registry.stats().stopping, registry.stats().active) == (1, 2)
+        gate.open()
+        assert answer.get(timeout=PATIENCE) == 1
+        assert registry.stats().ends == {EndReason.EVICTED: 1}
 
 
 class Stuck(Counting):
