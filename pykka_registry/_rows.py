@@ -342,8 +342,8 @@ class Rows:
         while entry.queue:
             letter = entry.queue[0]
             if stops and is_stop(letter.message):
-                assert letter.reply_to is not None
-                after.do(letter.reply_to.give, True)
+                if letter.reply_to is not None:
+                    after.do(letter.reply_to.give, True)
             elif not is_expired(letter):
                 return
             entry.queue.popleft()
@@ -362,7 +362,8 @@ class Rows:
         told: list[Any] = []
         for letter in letters:
             if letter.reply_to is None:
-                told.append(letter.message)
+                if not is_stop(letter.message):
+                    told.append(letter.message)
             elif is_stop(letter.message):
                 after.do(letter.reply_to.give, False)
             else:

@@ -41,7 +41,7 @@ from pykka_registry._exceptions import (
 )
 from pykka_registry._fork import FORKED, Forked, tables
 from pykka_registry._future import Future
-from pykka_registry._inbox import Letter, is_expired
+from pykka_registry._inbox import Letter, is_expired, is_stop
 from pykka_registry._log import log, name
 from pykka_registry._rows import (
     LAUNCH_AGAIN,
@@ -373,7 +373,7 @@ class Table(Rows):
         later. What was told to this incarnation is a dead letter.
 
         Returns:
-            What else was left over: somebody waits for an answer to it.
+            What else was left over: requests to stop, and what somebody waits for an answer to.
 
         """
         return self._change(partial(self._close_inbox, incarnation, life))
@@ -388,7 +388,7 @@ class Table(Rows):
             if isinstance(envelope, Letter):
                 if not is_expired(envelope):
                     letters.append(envelope)
-            elif envelope.reply_to is None:
+            elif envelope.reply_to is None and not is_stop(envelope.message):
                 told.append(envelope.message)
             else:
                 asked.append(envelope)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 import pytest
+from pykka import messages
 
 from pykka_registry import (
     AggregateMixin,
@@ -30,6 +31,7 @@ from pykka_registry._inbox import Inbox
 from pykka_registry._table import Table
 from tests.support import (
     PATIENCE,
+    Counting,
     Gate,
     Listener,
     in_threads,
@@ -39,6 +41,7 @@ from tests.support import (
     told_when,
     wait_for,
 )
+from tests.test_passivation import poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -899,6 +902,32 @@ def test_a_hook_may_use_the_registry(listener: pykka.ActorRef[Listener]) -> None
     wait_for(done)
     assert registry.stats().dead_letters == {DeadLetterReason.ENDED: 1}
     registry.stop()
+
+
+@pytest.mark.parametrize("how", ["by itself", "by a plain ref", "by its key"])
+def test_a_request_to_stop_that_is_left_over_is_no_dead_letter(how: str) -> None:
+    class Quitting(Counting):
+        def quit(self, gate: Gate) -> None:
+            gate.pass_through()
+            self.stop()
+            if how == "by itself":
+                self.stop()
+
+    gate = Gate()
+    with AggregateRegistry.start(Quitting) as registry:
+        a = registry.ref("a")
+        a.proxy().quit.defer(gate)
+        gate.wait_until_reached()
+        if how == "by a plain ref":
+            registry["a"].tell(messages._ActorStop())
+        elif how == "by its key":
+            a.tell(messages._ActorStop())
+            a.tell(messages._ActorStop())
+        gate.open()
+        assert a.stop() is True or how != "by itself"
+        poll(lambda: not registry.stats().live)
+        assert registry.stats().dead_letters == {}
+        assert registry.stats().queued == 0
 
 
 # A bound for what waits.
