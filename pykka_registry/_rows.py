@@ -337,18 +337,26 @@ class Rows:
         self._queued -= len(letters)
         return letters
 
-    def _skip(self, entry: Entry, after: After, *, stops: bool = False) -> None:
-        """Take letters from the front that nobody waits for, and requests to stop if that is so."""
+    def _skip(self, entry: Entry, after: After, *, stops: bool = False) -> bool:
+        """Take letters from the front that nobody waits for, and requests to stop if that is so.
+
+        Returns:
+            Whether there was a request to stop among them.
+
+        """
+        skipped = False
         while entry.queue:
             letter = entry.queue[0]
             if stops and is_stop(letter.message):
+                skipped = True
                 if letter.reply_to is not None:
                     after.do(letter.reply_to.give, True)
             elif not is_expired(letter):
-                return
+                break
             entry.queue.popleft()
             entry.left_over = max(entry.left_over - 1, 0)
             self._queued -= 1
+        return skipped
 
     def _report(
         self,

@@ -437,6 +437,7 @@ class Table(Rows):
         after: After,
     ) -> None:
         entry = incarnation.entry
+        stopped = incarnation.life is not None and bool(incarnation.life.stops)
         incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)
         if entry.state is State.QUARANTINED:  # its end was published when it was abandoned
@@ -449,13 +450,19 @@ class Table(Rows):
                 self._fail_start(entry, cause, after)
             elif self.refusal is not None:
                 self._fail_requests(entry, RegistryStopped(self.refusal), after)
-            self._hand_over(entry, reason, cause, after)
+            self._hand_over(entry, reason, cause, after, stopped=stopped)
         self._admit(after)
 
     def _hand_over(
-        self, entry: Entry, reason: EndReason, cause: BaseException | None, after: After
+        self,
+        entry: Entry,
+        reason: EndReason,
+        cause: BaseException | None,
+        after: After,
+        *,
+        stopped: bool,
     ) -> None:
-        """Decide what follows an incarnation that has ended."""
+        """Decide what follows an incarnation that has ended; somebody may have `stopped` it."""
         entry.incarnation = entry.ref = None
         if reason in {EndReason.FAILED, EndReason.START_FAILED}:
             record = self._failures.add(entry.key, time.monotonic())
@@ -469,7 +476,8 @@ class Table(Rows):
                 and self.blueprint is not None
             )
         # Who wanted it to stop has what they wanted, unless letters came before.
-        self._skip(entry, after, stops=True)
+        if self._skip(entry, after, stops=True) or stopped:
+            entry.restarts = False
         if entry.queue and self.blueprint is None and not entry.requests:
             self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, cause), after)
         elif entry.queue or entry.requests or entry.restarts:

@@ -208,6 +208,36 @@ def test_at_once_it_comes_back_by_itself_when_it_has_rested(clock: Clock, how: s
         assert Troubled.starts == 2
 
 
+@pytest.mark.parametrize("how", ["by its key", "by a plain ref", "by itself"])
+def test_at_once_does_not_bring_back_what_somebody_has_stopped(how: str, clock: Clock) -> None:
+    class Quitting(Troubled):
+        def fail_at(self, gate: Gate) -> None:
+            gate.pass_through()
+            if how == "by itself":
+                self.stop()
+            raise ValueError("no")
+
+    gate = Gate()
+    with (
+        AggregateRegistry.start(Quitting, restart="at once", backoff=(REST, REST)) as registry,
+        clock,
+    ):
+        ref = registry.ref("a")
+        ref.proxy().fail_at.defer(gate)
+        gate.wait_until_reached()
+        stopped = None
+        if how == "by its key":
+            stopped = ref.stop(block=False)
+        elif how == "by a plain ref":
+            stopped = registry["a"].stop(block=False)
+        gate.open()
+        poll(lambda: not registry.stats().live)
+        assert stopped is None or stopped.get(timeout=PATIENCE) is True
+        assert registry.stats().backoff == 0
+        clock.forward(REST * MOST, registry)
+        assert registry.stats().activations == 1
+
+
 @pytest.mark.parametrize("how", ["tell", "on_start"])
 def test_never_means_quarantine_after_the_first_failure(how: str) -> None:
     with AggregateRegistry.start(
