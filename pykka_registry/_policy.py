@@ -81,7 +81,8 @@ class Policy:
     """After how long active without a failure, or at rest and left alone, a key's are forgotten."""
 
     quarantine: float | None = 300.0
-    """After how long a quarantined key is released by itself; `None`: never."""
+    """After how long a quarantined key is released by itself; `None`: never, and with
+    `restart="never"` never, either."""
 
     dead_letters: int = 1_000
     """How many dead letters are kept."""

@@ -142,7 +142,7 @@ class AggregateRegistry(pykka.ThreadingActor):
                   abandoned.
                 * `drain_timeout=30`: how long a shutdown gives the aggregates to end.
                 * `restart="on message"`: when a key that failed is activated again: by the next
-                  message, `"at once"`, or `"never"`.
+                  message, `"at once"`, or `"never"`: not before `release(key)`.
                 * `backoff=(0.1, 30)`: how long a key rests after its first failure, and at most;
                   each failure doubles it, give or take a fifth.
                 * `max_failures=5`: after how many a key is quarantined.

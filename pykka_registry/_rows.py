@@ -129,7 +129,7 @@ class Rows:
         elif state is State.STOPPING:
             delay = self.policy.stop_timeout
         elif state is State.QUARANTINED and entry.incarnation is None:
-            delay = self.policy.quarantine
+            delay = None if self.policy.restart == "never" else self.policy.quarantine
         entry.state = state
         self._states[before] -= 1
         self._states[state] += 1

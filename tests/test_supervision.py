@@ -258,6 +258,17 @@ def test_never_means_quarantine_after_the_first_failure(how: str) -> None:
         assert registry.get_or_start("a").is_alive()
 
 
+def test_never_means_never_however_short_a_quarantine_is(clock: Clock) -> None:
+    with AggregateRegistry.start(Troubled, restart="never", quarantine=1) as registry, clock:
+        fail(registry, "a")
+        clock.forward(LONG, registry)
+        assert registry.stats().quarantined == 1
+        with pytest.raises(Undeliverable, match="is quarantined"):
+            registry.ref("a").tell("hello")
+        assert registry.release("a") is True
+        assert registry.ref("a").ask("hello") == "hello"
+
+
 @pytest.mark.parametrize("restart", ["on message", "at once", "never"])
 def test_a_planned_end_is_followed_by_no_restart(restart: Any) -> None:
     with AggregateRegistry.start(Troubled, restart=restart, backoff=(0, 0)) as registry:
