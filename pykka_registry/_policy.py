@@ -78,7 +78,8 @@ class Policy:
     """After how many failures a key is quarantined: with the first one beyond this number."""
 
     failure_window: float = 60.0
-    """After how long active without a failure, or at rest and left alone, a key's are forgotten."""
+    """For how long a key must not fail, once it is active again or left alone after its rest, until
+    its failures are forgotten; it may come and go meanwhile."""
 
     quarantine: float | None = 300.0
     """After how long a quarantined key is released by itself; `None`: never, and with

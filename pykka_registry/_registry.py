@@ -146,8 +146,8 @@ class AggregateRegistry(pykka.ThreadingActor):
                 * `backoff=(0.1, 30)`: how long a key rests after its first failure, and at most;
                   each failure doubles it, give or take a fifth.
                 * `max_failures=5`: after how many a key is quarantined.
-                * `failure_window=60`: once a key has been active for so long without one, or
-                  left alone for so long after its rest, they are forgotten.
+                * `failure_window=60`: once a key has not failed for so long since it was active
+                  again, or was left alone after its rest, they are forgotten.
                 * `quarantine=300`: for how long; `None` until `release(key)`.
                 * `dead_letters=1000`: how many are kept.
                 * `on_dead_letter=None`: a function that is called with each, in a thread that

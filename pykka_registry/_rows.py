@@ -144,17 +144,22 @@ class Rows:
             self._entries[entry.key] = entry
 
     def _date_failures(self, entry: Entry) -> None:
-        """Have the key's failures forgotten a while after it does well, or is left alone.
+        """Have the key's failures forgotten a while after it first does well, or is left alone.
 
-        Not while it rests or starts, however long that takes: an aggregate whose every start fails
-        after a minute fails for ever, too.
+        How often it comes and goes meanwhile makes no difference. But nothing is forgotten while it
+        rests or starts, however long that takes: an aggregate whose every start fails after a
+        minute fails for ever, too.
         """
         record = self._failures.get(entry.key)
         if record is None:
             return
         if entry.state in {State.ACTIVE, State.ABSENT}:
-            rest = record.rest(time.monotonic())
-            self._alarm(record, rest + self.policy.failure_window)
+            now = time.monotonic()
+            if record.due is None:
+                record.due = now + record.rest(now) + self.policy.failure_window
+            self._alarm(record, record.due - now if record.due > now else None)
+            if record.due <= now:
+                self._failures.forget(entry.key)
         elif entry.state is not State.STOPPING:
             self._alarm(record, None)
 

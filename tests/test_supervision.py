@@ -931,6 +931,38 @@ def test_failures_are_forgotten_a_while_after_the_last_one(clock: Clock) -> None
         assert registry.stats().quarantined == 1
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_failures_of_a_key_that_comes_and_goes_are_forgotten_just_as_soon(
+    clock: Clock, *, late: bool
+) -> None:
+    """It is stopped more often than its failures take to be forgotten."""
+    with (
+        AggregateRegistry.start(
+            Troubled, backoff=(0, 0), max_failures=1, failure_window=REST, quarantine=None
+        ) as registry,
+        clock,
+    ):
+        for _ in range(3):
+            fail(registry, "a")
+            for _ in range(3):
+                assert registry.ref("a").ask("hello") == "hello"
+                clock.forward(REST * 0.3, registry)
+                assert not no_failure_is_kept(registry)
+                assert registry.ref("a").stop()
+            if late:  # their time passes while it starts
+                Troubled.gate = gate = Gate()
+                answer = registry.ref("a").ask("hello", block=False)
+                gate.wait_until_reached()
+                clock.forward(REST * 0.2, registry)
+                assert not no_failure_is_kept(registry)
+                Troubled.gate = None
+                gate.open()
+                assert answer.get(timeout=PATIENCE) == "hello"
+            else:
+                clock.forward(REST * 0.2, registry)
+            assert no_failure_is_kept(registry)
+
+
 def test_what_has_failed_once_leaves_nothing_behind_after_its_time(clock: Clock) -> None:
     with (
         AggregateRegistry.start(
