@@ -280,7 +280,7 @@ class Rows:
         begun = entry.incarnation is not None and entry.incarnation.begun
         waits = entry.state in {State.STARTING, State.BACKOFF} and not begun
         if waits and not entry.requests and not entry.restarts:
-            self._skip(entry, after)
+            self._skip(entry, after, stopped=False)
             if entry.queue and entry.incarnation is None and self.blueprint is None:
                 self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, entry.cause), after)
             elif not entry.queue:
@@ -342,8 +342,13 @@ class Rows:
         self._queued -= len(letters)
         return letters
 
-    def _skip(self, entry: Entry, after: After, *, stops: bool = False) -> bool:
-        """Take letters from the front that nobody waits for, and requests to stop if that is so.
+    def _skip(self, entry: Entry, after: After, *, stopped: bool) -> bool:
+        """Take letters from the front that nobody waits for, and requests to stop.
+
+        Args:
+            entry: Whose.
+            after: What is to be done.
+            stopped: What the latter are answered: whether there was something to stop.
 
         Returns:
             Whether there was a request to stop among them.
@@ -352,10 +357,10 @@ class Rows:
         skipped = False
         while entry.queue:
             letter = entry.queue[0]
-            if stops and is_stop(letter.message):
+            if is_stop(letter.message):
                 skipped = True
                 if letter.reply_to is not None:
-                    after.do(letter.reply_to.give, True)
+                    after.do(letter.reply_to.give, stopped)
             elif not is_expired(letter):
                 break
             entry.queue.popleft()

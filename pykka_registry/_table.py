@@ -476,7 +476,7 @@ class Table(Rows):
                 and self.blueprint is not None
             )
         # Who wanted it to stop has what they wanted, unless letters came before.
-        if self._skip(entry, after, stops=True) or stopped:
+        if self._skip(entry, after, stopped=True) or stopped:
             entry.restarts = False
         if entry.queue and self.blueprint is None and not entry.requests:
             self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, cause), after)

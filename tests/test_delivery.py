@@ -930,6 +930,33 @@ def test_a_request_to_stop_that_is_left_over_is_no_dead_letter(how: str) -> None
         assert registry.stats().queued == 0
 
 
+@pytest.mark.parametrize("then", ["nothing", "a message"])
+def test_a_stop_behind_an_ask_that_expires_starts_nothing(then: str) -> None:
+    with AggregateRegistry.start(Counting, max_live=1) as registry:
+        gate = Gate()
+        holding = registry.ref("a").proxy().wait_at(gate)
+        gate.wait_until_reached()
+        b = registry.ref("b")
+
+        def ask() -> None:
+            with pytest.raises(pykka.Timeout):
+                b.ask("x", timeout=0.2)
+
+        asking = start_thread(ask)
+        poll(lambda: registry.stats().queued == 1)
+        stopped = b.stop(block=False)
+        if then == "a message":
+            b.proxy().add.defer()
+        join(asking)
+        assert stopped.get(timeout=PATIENCE) is False
+        assert registry.stats().waiting == (then == "a message")
+        gate.open()
+        holding.get(timeout=PATIENCE)
+        if then == "a message":
+            assert b.call(Counting.add) == 2
+        assert registry.stats().activations == 1 + (then == "a message")
+
+
 # A bound for what waits.
 
 
