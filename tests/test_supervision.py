@@ -6,7 +6,9 @@ import gc
 import logging
 import threading
 import time
+import traceback
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pykka
@@ -1160,6 +1162,110 @@ def test_a_dead_letter_keeps_no_actor_alive(made: list[weakref.ref[Remembered]])
         assert isinstance(letter.cause, ValueError)
         del letter
         assert is_gone(made[0])
+
+
+class Chained(Remembered):
+    """Fails in ways in which one exception leads to another."""
+
+    def on_start(self) -> None:
+        super().on_start()
+        if self.key == "in on_start":
+            self.on_receive("__context__")
+
+    def on_receive(self, message: Any) -> None:
+        saved = self._saved()
+        try:
+            self._fail()
+        except LookupError as error:
+            if message == "__cause__":
+                raise OSError("start") from error
+            if message == "a group":
+                raise ExceptionGroup("all", [saved, error]) from None
+            if message == "a circle":
+                error.__context__ = saved
+                saved.__context__ = error
+            raise OSError("start")  # noqa: B904  # it has led to this all the same
+
+    def _saved(self) -> Exception:
+        for error in self._errors():
+            return error
+        raise AssertionError
+
+    def _errors(self) -> Iterator[Exception]:
+        try:
+            self._fail()
+        except LookupError as error:
+            yield error
+
+    def _fail(self) -> None:
+        raise LookupError(id(self))
+
+
+@pytest.mark.parametrize(
+    "how", ["__cause__", "__context__", "a circle", "a group", "in on_start", "in constructor"]
+)
+@pytest.mark.parametrize("kept", ["quarantined", "resting", "dead letter"])
+def test_no_exception_that_has_led_to_the_end_keeps_the_actor_alive(
+    how: str, kept: str, made: list[weakref.ref[Remembered]]
+) -> None:
+    Remembered.fails_in = "constructor" if how == "in constructor" else ""
+    with AggregateRegistry.start(
+        Chained,
+        backoff=(1000, 1000),
+        max_failures=0 if kept == "quarantined" else 5,
+        quarantine=None,
+    ) as registry:
+        address = registry.ref(how)
+        gate = Gate()
+        if how.startswith("in "):
+            address.tell(how)
+        else:
+            address.proxy().wait_at(gate)
+            gate.wait_until_reached()
+            address.tell(how)
+            address.tell("told")
+            gate.open()
+        poll(lambda: registry.stats().ends)
+        if kept == "dead letter":
+            address.stop()
+            (cause, *_) = {letter.cause for letter in registry.dead_letters}
+        else:
+            poll(lambda: registry.stats().quarantined + registry.stats().backoff)
+            (entry,) = registry._table._entries.values()
+            cause = entry.cause
+        assert cause is not None
+        text = "".join(traceback.format_exception(cause))
+        assert "raise " in text
+        assert __file__ in text, "its lines can be read"
+        for thread in threading.enumerate():
+            if thread.name.startswith("Chained-"):
+                join(thread)
+        assert is_gone(made[0])
+        del cause
+        address.stop()
+
+
+def test_an_aggregates_end_closes_no_generator_that_is_not_its_own() -> None:
+    def fail() -> object:
+        try:
+            return Path("not there").stat()
+        except OSError as error:
+            return error
+
+    def generate() -> Iterator[object]:
+        yield fail()
+        yield "still there"
+
+    class Using(Counting):
+        def on_receive(self, message: Any) -> None:
+            raise ValueError("no") from next(message)
+
+    generator = generate()
+    with AggregateRegistry.start(Using) as registry:
+        registry.ref("a").tell(generator)
+        poll(lambda: registry.stats().ends)
+        poll(lambda: not registry.stats().live)
+    assert next(generator) == "still there"
 
 
 # All at once.
