@@ -52,8 +52,9 @@ _LINGER_MOST = 1.0
 """For what part of a shutdown's time, and for how many seconds at most, an idle aggregate stays
 because others are at work and may need it."""
 
-_LAST_WORDS = 1.0
-"""Seconds that listeners have to take the last events, if a shutdown has no time left."""
+_LAST_WORDS = 2.0
+"""Seconds that listeners and the hook for dead letters have to take what is left for them, once all
+aggregates have ended: what is still to be told then is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ class AggregateRegistry(pykka.ThreadingActor):
             TypeError: If the class is no aggregate class, its constructor does not take the
                 arguments, or a policy is of the wrong type or unknown.
             ValueError: If a policy is out of range.
+            RuntimeError: If the system grants no thread.
 
         """
         blueprint = None
@@ -178,7 +180,14 @@ class AggregateRegistry(pykka.ThreadingActor):
             blueprint = Blueprint(aggregate_class, args, dict(kwargs or {}))
         if name is None:
             name = cls.__name__ if aggregate_class is None else aggregate_class.__name__
-        return cast("RegistryRef[Any]", super().start(Table(blueprint, name, policy)))
+        table = Table(blueprint, name, policy)
+        if policy.on_dead_letter is not None:
+            table.courier.start()
+        try:
+            return cast("RegistryRef[Any]", super().start(table))
+        except BaseException:
+            table.courier.finish(0)
+            raise
 
     def __init__(self, table: Any = None) -> None:
         if not isinstance(table, Table):
@@ -288,8 +297,6 @@ class AggregateRegistry(pykka.ThreadingActor):
 
     def _actor_loop_setup(self) -> None:
         self._table.thread = threading.current_thread()
-        if self._table.policy.on_dead_letter is not None:
-            self._table.courier.start()
         try:
             self.on_start()
         except BaseException as error:  # noqa: BLE001  # as an aggregate's, it fails the start only
@@ -401,8 +408,7 @@ class AggregateRegistry(pykka.ThreadingActor):
                 self._stoppers.append(envelope)
             else:
                 fail(envelope, self._dead())
-        seconds_left = 0.0 if self._deadline is None else self._deadline - time.monotonic()
-        told = self._table.courier.finish(max(seconds_left, _LAST_WORDS))
+        told = self._table.courier.finish(_LAST_WORDS)
         try:
             self.on_stop()
         except BaseException as error:  # noqa: BLE001  # the end must be seen to the end

@@ -539,6 +539,7 @@ class Table(Rows):
     def subscribe(self, listener: Ref) -> None:
         """Tell `listener` of everything that happens from now on."""
         self._check_open()
+        self.courier.start()
         self.courier.subscribe(listener)
 
     def unsubscribe(self, listener: Ref) -> None:
@@ -773,6 +774,10 @@ class Table(Rows):
             isinstance(runs, Incarnation) and runs.entry.table is self
             for runs in _waits.runs_here()
         )
+
+    def is_waited_for_here(self) -> bool:
+        """Tell whether a shutdown waits for the calling thread, which so must not wait for it."""
+        return self.runs_here() or self.courier.runs_here()
 
     # Being waited for: a shutdown ends when the last of the incarnations has.
 
