@@ -11,7 +11,9 @@ would run user code, or take long, is put off until the lock is released; see `A
 
 from __future__ import annotations
 
+import contextlib
 import time
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,10 @@ LAUNCH_AGAIN = 1.0
 between the claim of a key and the start of its thread. If both begin, one ends at once."""
 
 
+WATCHERS = 64
+"""How many watchers there are at least before those who have gone are looked for."""
+
+
 class Rows:
     """The rows of one registry, by key. Every method needs the table's lock."""
 
@@ -72,8 +78,10 @@ class Rows:
         self._alarms: Alarms[Entry | Record] = Alarms()
         self._rings_at = 0.0
         """When `Table.ring` will be called at the latest."""
-        self._watchers: dict[Hashable, list[Future[Ref]]] = {}
-        """Who waits for a key to become active."""
+        self._watchers: dict[Hashable, list[weakref.ref[Future[Ref]]]] = {}
+        """Who waits for a key to become active: who has let go of the future does not."""
+        self._watchers_purge_in = WATCHERS
+        """After how many more watchers those who have gone are forgotten."""
         self._queued: int = 0
         """Letters in the queues of all entries."""
         self._last_number: int = 0
@@ -451,8 +459,27 @@ class Rows:
             self.on_settled()
 
     def _tell_watchers(self, key: Hashable, ref: Ref, after: After) -> None:
-        for future in self._watchers.pop(key, ()):
-            after.do(future.give, ref)
+        for watcher in self._watchers.pop(key, ()):
+            future = watcher()
+            if future is not None:
+                after.do(future.give, ref)
+
+    def _add_watcher(self, key: Hashable, future: Future[Ref]) -> None:
+        self._watchers.setdefault(key, []).append(weakref.ref(future))
+        self._watchers_purge_in -= 1
+        if not self._watchers_purge_in:
+            self._purge_watchers()
+
+    def _purge_watchers(self) -> None:
+        """Forget those who have gone; look again when there may be twice as many."""
+        left = 0
+        for key, watchers in list(self._watchers.items()):
+            watchers[:] = [watcher for watcher in watchers if _waits_still(watcher())]
+            left += len(watchers)
+            if not watchers:
+                with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
+                    del self._watchers[key]
+        self._watchers_purge_in = max(left, WATCHERS)
 
 
 def quarantined(entry: Entry) -> Quarantined:
@@ -483,6 +510,10 @@ def no_class(entry: Entry, cause: BaseException | None) -> Undeliverable:
     error = Undeliverable(entry.key, "has ended, and its registry has no class for a successor")
     error.__cause__ = cause
     return error
+
+
+def _waits_still(future: Future[Ref] | None) -> bool:
+    return future is not None and not future.done()
 
 
 def _nothing() -> None:

@@ -555,7 +555,7 @@ class Table(Rows):
             ref = self.get(key)
             if ref is None:
                 future.target = self._entries.get(key)
-                self._watchers.setdefault(key, []).append(future)
+                self._add_watcher(key, future)
         if ref is not None:
             future.set(ref)
         return future
@@ -563,10 +563,10 @@ class Table(Rows):
     def unwatch(self, key: Hashable, future: Future[Ref]) -> None:
         """Wait no longer."""
         with self._lock:
-            futures = self._watchers.get(key)
-            if futures is not None and future in futures:
-                futures.remove(future)
-                if not futures:
+            watchers = self._watchers.get(key)
+            if watchers is not None:
+                watchers[:] = [watcher for watcher in watchers if watcher() is not future]
+                if not watchers:
                     del self._watchers[key]
 
     def stats(self) -> Stats:
@@ -689,8 +689,8 @@ class Table(Rows):
             self._linger = linger
             self.foreign.clear()
             stopped = RegistryStopped(refusal)
-            for futures in self._watchers.values():
-                for future in futures:
+            for watchers in self._watchers.values():
+                for future in filter(None, (watcher() for watcher in watchers)):
                     after.do(future.fail, stopped)
             self._watchers.clear()
             for entry in list(self._entries.values()):

@@ -915,6 +915,20 @@ def test_a_release_of_an_abandoned_key_is_refused_as_a_message_too(gate: Gate) -
         gate.open()
 
 
+def test_who_waits_by_message_and_lets_go_is_forgotten() -> None:
+    with AggregateRegistry.start(Watched) as registry:
+        proxy = registry.proxy()
+        kept = [proxy.wait_for(("kept", i)).get() for i in range(100)]
+        for i in range(2_000):
+            proxy.wait_for(("gone", i)).get()
+            proxy.wait_for("one").get()
+        left = sum(map(len, registry._table._watchers.values()))
+        assert left <= 3 * len(kept)
+        for i, future in enumerate(kept):
+            registry.ref(("kept", i)).tell(ADD)
+            assert future.get(timeout=PATIENCE).is_alive()
+
+
 def test_who_waits_by_message_and_gives_up_is_forgotten_with_the_registry() -> None:
     registry = AggregateRegistry.start(Watched)
     future = registry.proxy().wait_for("never").get()
