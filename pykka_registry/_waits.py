@@ -146,22 +146,22 @@ def blocked_on(wait: Wait) -> Generator[None]:
         yield
         return
     me = threading.get_ident()
-    with _lock:
-        cycle, places = _cycle(wait, me)
-        if cycle is None and places and _is_hopeless(wait, me):
-            crowd: Waited | None = places[0]
-        else:
-            crowd = None
-        if cycle is None and crowd is None:
-            _blocked[me] = wait
-    if cycle is not None:
-        raise WaitCycle(cycle)
-    if crowd is not None:
-        (key,) = crowd.key_of()
-        raise Overloaded(key, "all places are held by aggregates that wait for such a place")
     try:
+        with _lock:
+            cycle, places = _cycle(wait, me)
+            if cycle is None and places and _is_hopeless(wait, me):
+                crowd: Waited | None = places[0]
+            else:
+                crowd = None
+            if cycle is None and crowd is None:
+                _blocked[me] = wait
+        if cycle is not None:
+            raise WaitCycle(cycle)
+        if crowd is not None:
+            (key,) = crowd.key_of()
+            raise Overloaded(key, "all places are held by aggregates that wait for such a place")
         yield
-    finally:
+    finally:  # whatever comes between, also from outside: a wait that is over leaves no edge
         with _lock:
             _blocked.pop(me, None)
 

@@ -457,6 +457,37 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
     join(thread)
 
 
+def test_what_is_raised_right_after_a_wait_was_published_leaves_no_edge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `PyThreadState_SetAsyncExc` may have it, between any two lines."""
+
+    class Interrupting:
+        """Raises when it is released, once a wait was published under it."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            self._lock.acquire()
+
+        def __exit__(self, *_exc_info: object) -> None:
+            published = bool(_waits._blocked)
+            self._lock.release()
+            if published:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(_waits, "_lock", Interrupting())
+    us, other = Thing("us"), Thing("other")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        _waits.running(us),
+        _waits.blocked_on(Waiting(other)),
+    ):
+        raise AssertionError
+    assert _waits._blocked == {}
+
+
 def test_a_long_chain_of_waits_is_followed_to_its_end() -> None:
     things = [Thing(f"thing {i}") for i in range(5_000)]
     for i, thing in enumerate(things):
