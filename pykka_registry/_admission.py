@@ -1,9 +1,10 @@
 """Who may start now: so many activations at once, so many live, and who has to go for them.
 
 Every incarnation holds a place from its launch to the last line of its teardown. One that is due
-when there is no place for it, or when enough others are starting, waits in line. For each in line
-that could start but for the ceiling, the coldest idle aggregate is asked to retire. One that is at
-work is never asked: it is nudged, and looks for itself when it has nothing to do.
+when there is no place for it, or when enough others are starting, waits in line. One that an
+aggregate waits for does not wait for others to start: they may be the ones that wait for it. For
+each in line that could start but for the ceiling, the coldest idle aggregate is asked to retire.
+One that is at work is never asked: it is nudged, and looks for itself when it has nothing to do.
 
 A thread that cannot be started is a ceiling, too: until the next tick no more are live than were
 then.
@@ -41,6 +42,9 @@ class Admission:
         """Why no thread could be started, since the last tick."""
         self._waiting: dict[Incarnation, None] = {}
         """In line, the first to start first."""
+        self._urgent: dict[Incarnation, None] = {}
+        """Who of them waits for a place only, and not for others to start: one of those may wait
+        for it."""
         self._live: dict[Incarnation, None] = {}
         self._starting: set[Incarnation] = set()
         self._leaving: set[Incarnation] = set()
@@ -72,13 +76,27 @@ class Admission:
     def withdraw(self, incarnation: Incarnation) -> None:
         """Take one out of the line, or its place, that is not due any longer and has not begun."""
         self._waiting.pop(incarnation, None)
+        self._urgent.pop(incarnation, None)
         self.end(incarnation)
+
+    def urge(self, incarnation: Incarnation) -> None:
+        """Let one in line wait for a place only: an aggregate waits for it, so that one is at rest.
+
+        It begins beyond the width, which is for how many are at work.
+        """
+        self._urgent[incarnation] = None
 
     def admit(self) -> list[Incarnation]:
         """Give those in line the places that there are; return who may be launched now."""
         admitted: list[Incarnation] = []
-        while self._waiting and not self.is_full and len(self._starting) < self._max_starting:
-            incarnation = next(iter(self._waiting))
+        while self._waiting and not self.is_full:
+            if len(self._starting) < self._max_starting:
+                incarnation = next(iter(self._waiting))
+            elif self._urgent:
+                incarnation = next(iter(self._urgent))
+            else:
+                break
+            self._urgent.pop(incarnation, None)
             incarnation.launched = True
             self._live[incarnation] = None
             self._starting.add(incarnation)
@@ -142,9 +160,9 @@ class Admission:
     def holders(self) -> Sequence[int]:
         """Return the threads any one of which can make way for the first in line; no lock needed.
 
-        Those who are starting, if there is a place but too many start already.
+        If there is a place, for whom an aggregate waits gets it at once.
         """
-        among = list(self._live if self.is_full else self._starting)
+        among = list(self._live) if self.is_full else []
         return [inc.runner or _waits.NOBODY_YET for inc in among] or [_waits.NOBODY_YET]
 
     def _lift(self) -> None:
@@ -154,7 +172,8 @@ class Admission:
 
     def _wanted(self) -> int:
         """Return how many more places are needed than are about to come free."""
-        startable = min(len(self._waiting), self._max_starting - len(self._starting))
+        width = max(self._max_starting - len(self._starting), len(self._urgent))
+        startable = min(len(self._waiting), width)
         return startable - len(self._leaving) if self.is_full else 0
 
     def _relieve(self) -> None:

@@ -152,6 +152,17 @@ class Entry(Owner):
             waits = not incarnation.launched
         return admission.holders() if waits else None
 
+    def urge(self, wait: _waits.Wait) -> None:
+        """Let the key not stand in line for the width if an aggregate waits for it.
+
+        It may hold the width itself. A key that is active may come to its end before it answers,
+        and is looked at again then.
+        """
+        if any(isinstance(runs, Incarnation) for runs in _waits.runs_here()):
+            wait.urgent = True
+            if self.state is not State.ACTIVE:
+                self.table.hurry(self)
+
     def was_withdrawn(self) -> None:
         """See whether anybody still waits."""
         self.table.check_wanted(self)

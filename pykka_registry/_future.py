@@ -48,6 +48,9 @@ class Future(pykka.Future[T]):
     be read without the lock. No hook runs under `_lock`.
     """
 
+    urgent = False
+    """A thread that runs an aggregate blocks on it, or has done so."""
+
     def __init__(self) -> None:
         super().__init__()
         self.target: _waits.Waited | None = None

@@ -207,6 +207,24 @@ class Rows:
         self.admission.enqueue(entry.incarnation)
         self._move(entry, State.STARTING)
         self._admit(after)
+        self._hurry_if_urgent(entry, after)
+
+    def _hurry(self, entry: Entry, after: After) -> None:
+        """Let an entry that stands in line wait for a place only, and not for others to start."""
+        incarnation = entry.incarnation
+        if entry.state is State.STARTING and incarnation is not None and not incarnation.launched:
+            self.admission.urge(incarnation)
+            self._admit(after)
+
+    def _hurry_if_urgent(self, entry: Entry, after: After) -> None:
+        """Do so if a thread that runs an aggregate waits for the entry."""
+        incarnation = entry.incarnation
+        if incarnation is not None and not incarnation.launched:
+            futures = [letter.reply_to for letter in entry.queue if letter.reply_to is not None]
+            futures += [request.future for request in entry.requests]
+            futures += filter(None, (watcher() for watcher in self._watchers.get(entry.key, ())))
+            if any(future.urgent and not future.done() for future in futures):
+                self._hurry(entry, after)
 
     def _admit(self, after: After) -> None:
         """Launch those for whom there is a place now."""

@@ -233,6 +233,10 @@ class Table(Rows):
         else:
             self._queue(entry, letter)
 
+    def hurry(self, entry: Entry) -> None:
+        """Let an entry that stands in line wait for a place only: an aggregate waits for it."""
+        self._change(partial(self._hurry, entry))
+
     def check_wanted(self, entry: Entry) -> None:
         """See whether anybody still waits for an entry that has not begun to start."""
         self._change(partial(self._drop_if_unwanted, entry))
@@ -798,6 +802,9 @@ class Table(Rows):
         """Return `None`: a shutdown waits for no place."""
         return None
 
+    def urge(self, wait: _waits.Wait) -> None:
+        """Do nothing: a shutdown goes as fast as it can."""
+
     def was_withdrawn(self) -> None:
         """Do nothing: a shutdown goes on all the same."""
 
@@ -838,6 +845,7 @@ class Table(Rows):
         if self._is_due(incarnation):
             self.admission.refuse(incarnation, error)
             self._alarm(incarnation.entry, max(incarnation.due_by - time.monotonic(), 0))
+            self._hurry_if_urgent(incarnation.entry, after)
             self._drop_if_unwanted(incarnation.entry, after)
         else:
             incarnation.begun = True

@@ -64,6 +64,10 @@ class Waited(Protocol):
         """
         ...
 
+    def urge(self, wait: Wait) -> None:
+        """Take note that the calling thread is about to block on `wait`, which is for this."""
+        ...
+
     def was_withdrawn(self) -> None:
         """Take note that somebody has withdrawn what was to wait for it."""
         ...
@@ -82,6 +86,9 @@ class Runs:
         """Return `None`: it waits for no place."""
         return None
 
+    def urge(self, wait: Wait) -> None:
+        """Do nothing: it goes as fast as it can."""
+
     def was_withdrawn(self) -> None:
         """Do nothing: it goes on all the same."""
 
@@ -94,6 +101,8 @@ class Wait(Protocol):
     """One wait: over when it is done, and depending on its target until then."""
 
     target: Waited | None
+    urgent: bool
+    """A thread that runs an aggregate blocks on it, or has done so."""
 
     def done(self) -> bool:
         """Tell whether nobody needs to wait any longer."""
@@ -145,6 +154,7 @@ def blocked_on(wait: Wait) -> Generator[None]:
     if not _mine.running or wait.target is None:
         yield
         return
+    wait.target.urge(wait)
     me = threading.get_ident()
     try:
         with _lock:

@@ -399,6 +399,7 @@ class Thing(_waits.Runs):
 class Waiting:
     def __init__(self, target: Thing) -> None:
         self.target: _waits.Waited | None = target
+        self.urgent = False
         self.over = False
 
     def done(self) -> bool:
@@ -442,6 +443,8 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
 
         def holders(self) -> None:
             return None
+
+        def urge(self, wait: _waits.Wait) -> None: ...
 
     def sleep() -> None:
         with _waits.running(hub), _waits.blocked_on(Waiting(rest)):
