@@ -40,6 +40,8 @@ class Admission:
         self._ceiling = self._max_live
         self.no_thread: Exception | None = None
         """Why no thread could be started, since the last tick."""
+        self.moved_at = -math.inf
+        """When the line has last moved: when somebody has begun to start."""
         self._waiting: dict[Incarnation, None] = {}
         """In line, the first to start first."""
         self._urgent: dict[Incarnation, None] = {}

@@ -60,7 +60,8 @@ class Policy:
     """How many messages wait at most for keys that are not active."""
 
     start_timeout: float = 30.0
-    """How long a key waits for a place under the ceiling, and then an activation may take."""
+    """How long a key stays in line though no place under the ceiling comes free, for it or others
+    before it; and then how long its activation may take."""
 
     stop_timeout: float = 30.0
     """How long an aggregate may take to end once it has begun to, before it is abandoned."""

@@ -137,8 +137,8 @@ class AggregateRegistry(pykka.ThreadingActor):
                   is retired; a busy one never is.
                 * `max_starting=64`: how many activations run at once.
                 * `max_queued=100_000`: how many messages wait for keys that are not active.
-                * `start_timeout=30`: how long a key waits for a place under the ceiling, and then
-                  for its activation.
+                * `start_timeout=30`: how long a key stays in line though no place under the
+                  ceiling comes free, and then how long its activation may take.
                 * `stop_timeout=30`: how long an aggregate that ends may take, before it is
                   abandoned.
                 * `drain_timeout=30`: how long a shutdown gives the aggregates to end.

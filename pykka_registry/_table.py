@@ -278,6 +278,7 @@ class Table(Rows):
         incarnation.begun = True
         if self._is_due(incarnation):
             incarnation.life = life
+            self.admission.moved_at = time.monotonic()
             self._alarm(incarnation.entry, self.policy.start_timeout)
             return True
         self._never_mind(incarnation, after)
@@ -651,6 +652,10 @@ class Table(Rows):
         elif entry.state is State.ACTIVE:
             self._check_idle(incarnation, now)
         elif self._is_crowded(entry):
+            left = self.admission.moved_at + self.policy.start_timeout - now
+            if left > 0:  # places come free, and its turn will come
+                self._alarm(entry, left)
+                return
             error = Overloaded(entry.key, self._crowd(self.policy.start_timeout))
             error.__cause__ = self.admission.no_thread
             self._give_up(entry, DeadLetterReason.OVERLOADED, error, after)

@@ -417,6 +417,27 @@ def test_nobody_waits_for_a_place_longer_than_the_registry_says(
     assert [event.key for event in ends(listener, 2)] == ["a", "new"]
 
 
+def test_nobody_in_line_is_given_up_while_places_come_free(clock: Clock) -> None:
+    with AggregateRegistry.start(Counting, max_live=1, start_timeout=100) as registry:
+        held = hold(registry, 0)
+        gates = [Gate() for _ in range(3)]
+        for key, gate in enumerate(gates, start=1):
+            registry.ref(key).proxy().wait_at.defer(gate)
+        last = registry.ref("last").submit(Counting.add)
+        for key, gate in enumerate(gates, start=1):
+            clock.forward(90, registry)
+            let_go(held) if key == 1 else gates[key - 2].open()
+            gate.wait_until_reached()
+        assert registry.stats().dead_letters == {}
+        assert registry.stats().waiting == 1
+        clock.forward(90, registry)
+        assert registry.stats().waiting == 1, "a place has come free within its time"
+        clock.forward(15, registry)
+        with pytest.raises(Overloaded, match="none became idle"):
+            last.get(timeout=PATIENCE)
+        gates[-1].open()
+
+
 def test_who_gives_up_takes_nobody_elses_turn_away() -> None:
     with AggregateRegistry.start(Counting, max_live=1) as registry:
         held = hold(registry, "a")
