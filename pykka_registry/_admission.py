@@ -53,6 +53,8 @@ class Admission:
         """Who was asked to go, or is going by itself, and will make room soon."""
         self._sieve: Sieve[Incarnation] = Sieve()
         """Who is active, and may be asked to go."""
+        self._all_are_busy = False
+        """A look at all of them has found nobody to ask; each will say so when it is idle."""
 
     @property
     def live(self) -> int:
@@ -123,6 +125,7 @@ class Admission:
         """Note that one has started, and may be asked to go from now on."""
         self._starting.discard(incarnation)
         self._sieve.insert(incarnation)
+        self._all_are_busy = False
 
     def wants_place_of(self, incarnation: Incarnation) -> bool:
         """Tell whether one that is idle should go because others wait."""
@@ -130,6 +133,7 @@ class Admission:
 
     def leave(self, incarnation: Incarnation) -> None:
         """Note that one has begun to end."""
+        self._all_are_busy = False
         self._sieve.remove(incarnation)
         if incarnation in self._live and incarnation not in self._starting:
             self._leaving.add(incarnation)
@@ -137,6 +141,7 @@ class Admission:
     def stay(self, incarnation: Incarnation) -> None:
         """Note that one that was asked to go does not."""
         self._leaving.discard(incarnation)
+        self._all_are_busy = False
         self._relieve()
 
     def give_up(self, incarnation: Incarnation) -> None:
@@ -157,6 +162,7 @@ class Admission:
         abandoned nobody else has to go in its place.
         """
         self._leaving = {incarnation for incarnation in self._leaving if incarnation.ending}
+        self._all_are_busy = False
         self._lift()
 
     def holders(self) -> Sequence[int]:
@@ -179,10 +185,15 @@ class Admission:
         return startable - len(self._leaving) if self.is_full else 0
 
     def _relieve(self) -> None:
-        """Ask as many to go as places are wanted, the coldest idle ones first."""
-        while self._wanted() > 0:
+        """Ask as many to go as places are wanted, the coldest idle ones first.
+
+        If nobody is idle all have been nudged. So there is no need to look at all of them again for
+        each that comes into line.
+        """
+        while self._wanted() > 0 and not self._all_are_busy:
             incarnation = self._sieve.choose(self._pardon)
             if incarnation is None:
+                self._all_are_busy = True
                 return
             incarnation.asked = EndReason.EVICTED
             self._leaving.add(incarnation)

@@ -25,6 +25,8 @@ from pykka_registry import (
     Undeliverable,
     _waits,
 )
+from pykka_registry._admission import Admission
+from pykka_registry._inbox import Inbox
 from tests.support import (
     PATIENCE,
     Counting,
@@ -436,6 +438,26 @@ def test_nobody_in_line_is_given_up_while_places_come_free(clock: Clock) -> None
         with pytest.raises(Overloaded, match="none became idle"):
             last.get(timeout=PATIENCE)
         gates[-1].open()
+
+
+def test_whoever_comes_into_line_looks_at_nobody_who_is_known_to_be_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[Inbox] = []
+    is_cold = Inbox.is_cold
+
+    def count(inbox: Inbox) -> bool:
+        looks.append(inbox)
+        return is_cold(inbox)
+
+    monkeypatch.setattr(Admission, "tick", lambda _admission: None)
+    with AggregateRegistry.start(Counting, max_live=20) as registry:
+        held = hold(registry, *range(20))
+        monkeypatch.setattr(Inbox, "is_cold", count)
+        answers = [registry.ref(("new", i)).submit(Counting.add) for i in range(100)]
+        assert len(looks) <= 2 * 20
+        let_go(held)
+        assert [answer.get(timeout=PATIENCE) for answer in answers] == [1] * 100
 
 
 def test_who_gives_up_takes_nobody_elses_turn_away() -> None:
