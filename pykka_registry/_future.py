@@ -50,6 +50,8 @@ class Future(pykka.Future[T]):
 
     urgent = False
     """A thread that runs an aggregate blocks on it, or has done so."""
+    queued = False
+    """Its message counts as one that waits for a key; written under the lock of the key's table."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +103,7 @@ class Future(pykka.Future[T]):
             except (WaitCycle, Overloaded) as error:
                 if self._sender is _waits.this_thread() and self.withdraw(error):
                     assert self.target is not None
-                    self.target.was_withdrawn()
+                    self.target.was_withdrawn(self)
                 raise
         if self._get_hook is not None:
             return self._run_hook(deadline, timeout)

@@ -57,7 +57,8 @@ class Policy:
     """How many activations run at once at most."""
 
     max_queued: int = 100_000
-    """How many messages wait at most for keys that are not active."""
+    """How many messages wait at most for keys that are not active; requests to stop are none, and
+    what has expired waits no longer."""
 
     start_timeout: float = 30.0
     """How long a key stays in line though no place under the ceiling comes free, for it or others

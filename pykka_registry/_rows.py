@@ -83,7 +83,7 @@ class Rows:
         self._watchers_purge_in = WATCHERS
         """After how many more watchers those who have gone are forgotten."""
         self._queued: int = 0
-        """Letters in the queues of all entries."""
+        """Letters in the queues of all entries, but for requests to stop and what has expired."""
         self._last_number: int = 0
         self._quiet: int = 0
         """Active incarnations that have nothing to do, once the table is closed."""
@@ -349,7 +349,50 @@ class Rows:
         if letter.reply_to is not None:
             letter.reply_to.sent_to(entry)
         entry.queue.append(letter)
-        self._queued += 1
+        self._count_in(letter)
+
+    def _count_in(self, letter: Letter) -> None:
+        """Count a letter that has come into a queue. A request to stop is no message."""
+        if not is_stop(letter.message):
+            self._queued += 1
+            if letter.reply_to is not None:
+                letter.reply_to.queued = True
+
+    def _count_out(self, entry: Entry, letter: Letter) -> None:
+        """Count a letter no longer that is taken from its entry's queue."""
+        future = letter.reply_to
+        if is_stop(letter.message):
+            return
+        if future is None or future.queued:
+            self._queued -= 1
+        else:
+            entry.expired -= 1
+        if future is not None:
+            future.queued = False
+
+    def _count_expired(self, entry: Entry, future: Future[Any]) -> None:
+        """Count a letter no longer that nobody waits for now, if it is in the entry's queue.
+
+        It stays there until most letters in the queue are such.
+        """
+        if future.queued:
+            future.queued = False
+            self._queued -= 1
+            entry.expired += 1
+            if 2 * entry.expired > len(entry.queue):
+                self._purge(entry)
+
+    def _purge(self, entry: Entry) -> None:
+        """Take the letters from a queue that nobody waits for."""
+        left_over, entry.left_over = entry.left_over, 0
+        for _ in range(len(entry.queue)):
+            letter = entry.queue.popleft()
+            if is_expired(letter):
+                self._count_out(entry, letter)
+            else:
+                entry.queue.append(letter)
+                entry.left_over += left_over > 0
+            left_over -= 1
 
     def _accept(self, entry: Entry, letter: Letter) -> None:
         """Put a letter into the inbox of an active incarnation, which is open."""
@@ -365,7 +408,8 @@ class Rows:
         letters = list(entry.queue)
         entry.queue.clear()
         entry.left_over = 0
-        self._queued -= len(letters)
+        for letter in letters:
+            self._count_out(entry, letter)
         return letters
 
     def _skip(self, entry: Entry, after: After, *, stopped: bool) -> bool:
@@ -391,7 +435,7 @@ class Rows:
                 break
             entry.queue.popleft()
             entry.left_over = max(entry.left_over - 1, 0)
-            self._queued -= 1
+            self._count_out(entry, letter)
         return skipped
 
     def _report(
@@ -436,7 +480,7 @@ class Rows:
                 entry.queue.append(letter)
                 entry.left_over += left_over > 0
             else:
-                self._queued -= 1
+                self._count_out(entry, letter)
                 after.do(letter.reply_to.fail, error)
             left_over -= 1
 

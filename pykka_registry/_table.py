@@ -213,14 +213,17 @@ class Table(Rows):
             self._check_room(key)
             self._queue(entry, letter)
 
-    def stop(self, key: Hashable, letter: Letter) -> None:
+    def stop(self, key: Hashable, letter: Letter) -> Future[bool]:
         """Have the key's incarnation stop after the letters that were sent before.
 
-        The letter's future gets whether there was one.
-        """
-        self._change(partial(self._stop, key, letter))
+        Returns:
+            A future of whether there was one. Who stops a key that is not active, when the last
+            that was sent to it is a request to stop, shares that one's.
 
-    def _stop(self, key: Hashable, letter: Letter, after: After) -> None:
+        """
+        return self._change(partial(self._stop, key, letter))
+
+    def _stop(self, key: Hashable, letter: Letter, after: After) -> Future[bool]:
         self.check_process()
         assert letter.reply_to is not None
         entry = self._entries.get(key)
@@ -231,15 +234,28 @@ class Table(Rows):
         elif entry.state is State.ACTIVE:
             self._accept(entry, letter)
         else:
+            last = entry.queue[-1] if entry.queue else None
+            # What has begun is not withdrawn by whoever was the first.
+            if last and last.reply_to and is_stop(last.message) and last.reply_to.begin():
+                return last.reply_to
             self._queue(entry, letter)
+        return letter.reply_to
 
     def hurry(self, entry: Entry) -> None:
         """Let an entry that stands in line wait for a place only: an aggregate waits for it."""
         self._change(partial(self._hurry, entry))
 
-    def check_wanted(self, entry: Entry) -> None:
-        """See whether anybody still waits for an entry that has not begun to start."""
-        self._change(partial(self._drop_if_unwanted, entry))
+    def check_wanted(self, entry: Entry, future: Future[Any]) -> None:
+        """See whether anybody still waits for an entry that has not begun to start.
+
+        Whoever waited for `future` does not.
+        """
+
+        def decide(after: After) -> None:
+            self._count_expired(entry, future)
+            self._drop_if_unwanted(entry, after)
+
+        self._change(decide)
 
     def expire(self, key: Hashable, future: Future[Any], timeout: float) -> BaseException | None:
         """Let the asker give up, unless a handler has begun. Atomic with `Future.begin`.
@@ -263,6 +279,7 @@ class Table(Rows):
             return None
         self._expired += 1
         if entry is not None:
+            self._count_expired(entry, future)
             self._drop_if_unwanted(entry, after)
         return error
 
@@ -401,7 +418,8 @@ class Table(Rows):
         if entry.state is State.STOPPING and entry.incarnation is incarnation:
             entry.queue.extendleft(reversed(letters))
             entry.left_over += len(letters)
-            self._queued += len(letters)
+            for letter in letters:
+                self._count_in(letter)
         else:
             self._report(entry, letters, DeadLetterReason.ABANDONED, abandoned(entry), after)
         return asked
@@ -810,7 +828,7 @@ class Table(Rows):
     def urge(self, wait: _waits.Wait) -> None:
         """Do nothing: a shutdown goes as fast as it can."""
 
-    def was_withdrawn(self) -> None:
+    def was_withdrawn(self, wait: _waits.Wait) -> None:
         """Do nothing: a shutdown goes on all the same."""
 
     def forked(self) -> None:

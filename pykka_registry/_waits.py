@@ -68,8 +68,8 @@ class Waited(Protocol):
         """Take note that the calling thread is about to block on `wait`, which is for this."""
         ...
 
-    def was_withdrawn(self) -> None:
-        """Take note that somebody has withdrawn what was to wait for it."""
+    def was_withdrawn(self, wait: Wait) -> None:
+        """Take note that `wait` is over because what it was for was withdrawn."""
         ...
 
 
@@ -89,7 +89,7 @@ class Runs:
     def urge(self, wait: Wait) -> None:
         """Do nothing: it goes as fast as it can."""
 
-    def was_withdrawn(self) -> None:
+    def was_withdrawn(self, wait: Wait) -> None:
         """Do nothing: it goes on all the same."""
 
     def runners(self) -> Sequence[int]:

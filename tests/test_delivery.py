@@ -26,6 +26,7 @@ from pykka_registry import (
     RegistryStopped,
     Terminated,
     Undeliverable,
+    WaitCycle,
 )
 from pykka_registry._inbox import Inbox
 from pykka_registry._table import Table
@@ -1018,6 +1019,108 @@ def test_what_is_left_over_is_kept_though_there_is_no_room_for_more(
     wait_for(last)
     assert setting.diary.handled[1:-1] == list(range(20))
     setting.registry.stop()
+
+
+def test_what_has_expired_takes_up_no_room() -> None:
+    gate = Gate()
+
+    class Slow(Counting):
+        def on_start(self) -> None:
+            super().on_start()
+            gate.pass_through()
+
+    with AggregateRegistry.start(Slow, max_queued=10) as registry:
+        slow = registry.ref("slow")
+        for i in range(5):
+            slow.proxy().add.defer(10**i)
+        gate.wait_until_reached()
+        for _ in range(1_000):
+            with pytest.raises(pykka.Timeout):
+                slow.ask("x", timeout=0)
+            entry = registry._table._entries["slow"]
+            assert len(entry.queue) <= 2 * 5 + 1
+            assert registry.stats().queued == 5
+        for _ in range(5):
+            registry.ref("other").tell("there is room")
+        with pytest.raises(Overloaded):
+            registry.ref("other").tell("there is none")
+        gate.open()
+        poll(lambda: "slow" in registry)
+        assert slow.call(Counting.add) == 11_112
+        assert registry.stats().queued == 0
+        assert registry.stats().expired == 1_000
+
+
+def test_what_is_refused_as_a_cycle_takes_up_no_room() -> None:
+    gate = Gate()
+
+    class Asking(Counting):
+        def on_start(self) -> None:
+            super().on_start()
+            for _ in range(100):
+                with pytest.raises(WaitCycle):
+                    self.registry.ref(self.key).call(Counting.add)
+            gate.pass_through()
+
+    with AggregateRegistry.start(Asking, max_queued=10) as registry:
+        registry.ref("a").proxy().add.defer()
+        gate.wait_until_reached()
+        assert registry.stats().queued == 1
+        gate.open()
+        assert registry.ref("a").call(Counting.add) == 2
+
+
+def test_requests_to_stop_take_up_no_room_and_those_in_a_row_are_one() -> None:
+    gate = Gate()
+
+    class Slow(Counting):
+        def on_start(self) -> None:
+            super().on_start()
+            if self.key == "slow":
+                gate.pass_through()
+
+    with AggregateRegistry.start(Slow, max_queued=2) as registry:
+        slow = registry.ref("slow")
+        first = slow.submit(Counting.add)
+        gate.wait_until_reached()
+        stops = [slow.stop(block=False) for _ in range(1_000)]
+        assert len(registry._table._entries["slow"].queue) == 2
+        second = slow.submit(Counting.add)
+        later = slow.stop(block=False)
+        assert registry.stats().queued == 2
+        assert registry.ref("other").stop() is False
+        gate.open()
+        assert first.get(timeout=PATIENCE) == 1
+        assert {stop.get(timeout=PATIENCE) for stop in stops} == {True}
+        assert second.get(timeout=PATIENCE) == 1, "the next incarnation has it"
+        assert later.get(timeout=PATIENCE) is True
+        assert registry.stats().ends == {EndReason.STOPPED: 2}
+
+
+def test_who_takes_a_stop_back_that_would_never_end_does_so_for_itself_only() -> None:
+    """Two wait for the same stop, and the first of them is refused: it would wait for itself."""
+    refused: list[str] = []
+    gate = Gate()
+
+    class Clinging(Counting):
+        def on_start(self) -> None:
+            super().on_start()
+            if self.key == "a":
+                stop = self.registry.ref("a").stop(block=False)
+                gate.pass_through()
+                try:
+                    stop.get()
+                except WaitCycle:
+                    refused.append("a")
+
+    with AggregateRegistry.start(Clinging) as registry:
+        a = registry.ref("a")
+        a.tell("x")
+        gate.wait_until_reached()
+        other = a.stop(block=False)
+        gate.open()
+        assert other.get(timeout=PATIENCE) is True
+        assert refused == ["a"]
 
 
 def test_many_senders_at_the_bound_lose_nothing(listener: pykka.ActorRef[Listener]) -> None:
