@@ -96,10 +96,11 @@ class Life:
             return self._fail_start(error)
         try:
             actor.on_start()
-        except BaseException as error:  # noqa: BLE001
+            is_active = incarnation.entry.table.activated(incarnation, actor.actor_ref)
+        except BaseException as error:  # noqa: BLE001  # its own, or its key's __hash__ or __eq__
             pykka.ActorRegistry.unregister(actor.actor_ref)
             return self._fail_start(error)
-        if not incarnation.entry.table.activated(incarnation, actor.actor_ref):
+        if not is_active:
             # Its flag was set, or it took so long that it was abandoned.
             pykka.ActorRegistry.unregister(actor.actor_ref)
             self._run_last_hook_if_abandoned(actor)
@@ -267,11 +268,15 @@ def live(incarnation: Incarnation) -> None:
         with _waits.running(incarnation):
             reason = life.run(incarnation)
     finally:
-        life.stopped.set()
-        table.ended(incarnation, reason, life.cause, leaves=not life.stops_all)
-        life.is_over = True
-        life.answer_stops()
-        life.forget_cause()
+        try:
+            life.stopped.set()
+        finally:
+            try:
+                table.ended(incarnation, reason, life.cause, leaves=not life.stops_all)
+            finally:  # whatever a key may raise, nobody waits for ever
+                life.is_over = True
+                life.answer_stops()
+                life.forget_cause()
     if life.stops_all:
         # Pykka does this before the teardown. Here it comes last: it waits for every other actor,
         # and some of them may be waiting for this one.

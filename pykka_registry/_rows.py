@@ -73,6 +73,10 @@ class Rows:
         self.on_alarm: Callable[[], None] = _nothing
         """Called when `Table.ring` must be called sooner than it has said."""
         self._entries: dict[Hashable, Entry] = {}
+        self._lost: dict[Entry, Exception] = {}
+        """Entries whose keys cannot be hashed or compared any more, and what they raised."""
+        self._unsaid: list[tuple[Hashable, Exception]] = []
+        """Keys that were lost, and have yet to be named in the log."""
         self._states: Counter[State] = Counter()
         self._failures = Failures(policy)
         self._alarms: Alarms[Entry | Record] = Alarms()
@@ -130,7 +134,7 @@ class Rows:
             self.active[entry.key] = entry.ref
         elif before is State.ACTIVE:
             assert entry.incarnation is not None
-            self.active.pop(entry.key, None)  # in a forked child it is empty
+            self._hide(entry)
             self._set_quiet(entry.incarnation, quiet=False)
         if state is State.STARTING:
             delay = self.policy.start_timeout
@@ -146,10 +150,63 @@ class Rows:
             self._date_failures(entry)
         # Last, so that an interrupt leaves no entry behind that nobody has begun.
         if state is State.ABSENT:
-            if self._entries.get(entry.key) is entry:
-                del self._entries[entry.key]
+            self._delete(entry)
         elif before is State.ABSENT:
             self._entries[entry.key] = entry
+
+    def _hide(self, entry: Entry) -> None:
+        """Let nobody find the entry's actor any longer."""
+        try:
+            self.active.pop(entry.key, None)  # in a forked child it is empty
+        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+            self._lose(entry, error)
+
+    def _delete(self, entry: Entry) -> None:
+        """Take an entry out of the table."""
+        if self._lost.pop(entry, None) is not None:
+            return
+        try:
+            if self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
+        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+            self._lose(entry, error)
+            self._lost.pop(entry, None)
+
+    def _lose(self, entry: Entry, error: Exception) -> None:
+        """Go on with an entry by itself: its key cannot be hashed or compared any more.
+
+        Nobody can address it; it comes to its end like the others. Neither dict can drop a key
+        without hashing it, so both are made anew; what else cannot be hashed is lost as well.
+        """
+        self._unsaid.append((entry.key, error))
+        entries = list(self._entries.values())
+        self._lost[entry] = error
+        self._entries, self.active = {}, {}
+        for other in entries:
+            if other is not entry:
+                try:
+                    self._entries[other.key] = other
+                    if other.state is State.ACTIVE and other.ref is not None:
+                        self.active[other.key] = other.ref
+                except Exception as its_error:  # noqa: BLE001  # the same
+                    self._unsaid.append((other.key, its_error))
+                    self._lost[other] = its_error
+
+    def _all_entries(self) -> list[Entry]:
+        """Return the entries, with those whose keys cannot be hashed any more."""
+        return [*self._entries.values(), *self._lost]
+
+    def _cut_off(self, entry: Entry, error: Exception, after: After) -> None:
+        """Take out an entry that has no live incarnation, for its key raised this, and tell why."""
+        if entry.incarnation is not None:
+            self.admission.withdraw(entry.incarnation)
+        refused = Undeliverable(entry.key, "has a key that cannot be hashed or compared any more")
+        refused.__cause__ = error
+        entry.restarts = False
+        self._fail_requests(entry, refused, after)
+        self._report(entry, self._take_queue(entry), DeadLetterReason.ENDED, refused, after)
+        if entry.state is not State.ABSENT:
+            self._remove(entry)
 
     def _date_failures(self, entry: Entry) -> None:
         """Have the key's failures forgotten a while after it first does well, or is left alone.
@@ -158,7 +215,9 @@ class Rows:
         rests or starts, however long that takes: an aggregate whose every start fails after a
         minute fails for ever, too.
         """
-        record = self._failures.get(entry.key)
+        record = None
+        with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
+            record = self._failures.get(entry.key)
         if record is None:
             return
         if entry.state in {State.ACTIVE, State.ABSENT}:
@@ -242,11 +301,7 @@ class Rows:
     def _is_due(self, incarnation: Incarnation) -> bool:
         """Tell whether it is still this incarnation that its key waits for."""
         entry = incarnation.entry
-        return (
-            self._entries.get(entry.key) is entry
-            and entry.incarnation is incarnation
-            and entry.state is State.STARTING
-        )
+        return entry.incarnation is incarnation and entry.state is State.STARTING
 
     def _never_mind(self, incarnation: Incarnation, after: After) -> None:
         """Give back the place of one that was launched, has not begun, and is not wanted now."""
@@ -515,7 +570,7 @@ class Rows:
         """See whether a closed table has nothing to do, or nothing left."""
         if self.refusal is None:
             return
-        busy = len(self._entries) - self._states[State.QUARANTINED] - self._quiet
+        busy = len(self._entries) + len(self._lost) - self._states[State.QUARANTINED] - self._quiet
         if not busy and (not self._retiring or not self._quiet):
             self._retiring = True
             self.on_settled()

@@ -473,7 +473,10 @@ class Table(Rows):
                 self._fail_start(entry, cause, after)
             elif self.refusal is not None:
                 self._fail_requests(entry, RegistryStopped(self.refusal), after)
-            self._hand_over(entry, reason, cause, after, stopped=stopped)
+            try:
+                self._hand_over(entry, reason, cause, after, stopped=stopped)
+            except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+                self._cut_off(entry, error, after)
         self._admit(after)
 
     def _hand_over(
@@ -655,6 +658,8 @@ class Table(Rows):
                         self._rung(owner, now, after)
                 except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
                     after.do(_log_alarm, owner.key, error)
+                    if isinstance(owner, Entry) and owner.state is State.BACKOFF:
+                        self._cut_off(owner, error, after)
             self._rings_at = min(self._alarms.next(), latest)
             return self._rings_at
 
@@ -720,8 +725,11 @@ class Table(Rows):
                 for future in filter(None, (watcher() for watcher in watchers)):
                     after.do(future.fail, stopped)
             self._watchers.clear()
-            for entry in list(self._entries.values()):
-                self._close(entry, stopped, after)
+            for entry in self._all_entries():
+                try:
+                    self._close(entry, stopped, after)
+                except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+                    self._cut_off(entry, error, after)
             self._check_settled()
 
         self._change(decide)
@@ -745,7 +753,10 @@ class Table(Rows):
         with self._lock:
             for ref in self.active.values():
                 cast("Inbox", ref.actor_inbox).nudge()
-            return len(self._entries) == self._states[State.QUARANTINED]
+            for entry in self._lost:
+                if entry.state is State.ACTIVE and entry.incarnation is not None:
+                    entry.incarnation.inbox.nudge()
+            return len(self._entries) + len(self._lost) == self._states[State.QUARANTINED]
 
     def abandon(self) -> list[Hashable]:
         """Quarantine what has not ended; return its keys, and of those that were before."""
@@ -753,7 +764,7 @@ class Table(Rows):
         def decide(after: After) -> list[Hashable]:
             keys: list[Hashable] = []
             self._is_over = True
-            for entry in list(self._entries.values()):
+            for entry in self._all_entries():
                 if entry.incarnation is not None and entry.incarnation.launched:
                     if entry.state is not State.QUARANTINED:
                         self._abandon(entry, after)
@@ -774,7 +785,7 @@ class Table(Rows):
         with self._lock:
             return [
                 entry.key
-                for entry in self._entries.values()
+                for entry in self._all_entries()
                 if entry.state is State.QUARANTINED and entry.incarnation is not None
             ]
 
@@ -814,7 +825,7 @@ class Table(Rows):
 
     def runners(self) -> Sequence[int]:
         """Return the threads that run the table's incarnations."""
-        incarnations = [entry.incarnation for entry in list(self._entries.values())]
+        incarnations = [entry.incarnation for entry in self._all_entries()]
         return [
             incarnation.runner
             for incarnation in incarnations
@@ -854,7 +865,15 @@ class Table(Rows):
         except BaseException:
             after.run()
             raise
+        if self._unsaid:
+            self._name_the_lost()
         return result
+
+    def _name_the_lost(self) -> None:
+        """Log whose keys were lost; `__repr__` and log handlers are user code."""
+        while self._unsaid:
+            key, error = self._unsaid.pop()
+            log(logging.ERROR, "key %s raises, and is found no more", name(key), error=error)
 
     def _launch(self, incarnation: Incarnation) -> None:
         try:
