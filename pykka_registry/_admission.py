@@ -16,6 +16,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pykka_registry import _waits
+from pykka_registry._entry import State
 from pykka_registry._events import EndReason
 from pykka_registry._sieve import Sieve
 
@@ -164,6 +165,25 @@ class Admission:
         self._leaving = {incarnation for incarnation in self._leaving if incarnation.ending}
         self._all_are_busy = False
         self._lift()
+
+    def all(self) -> list[Incarnation]:
+        """Return those in line and those that have a place, some of them more than once."""
+        return [*self._waiting, *self._live, *self._starting, *self._leaving]
+
+    def mend(self, incarnations: Sequence[Incarnation]) -> None:
+        """Make all anew from what the incarnations of the table's entries are doing."""
+        live = [incarnation for incarnation in incarnations if incarnation.launched]
+        due = {i for i in incarnations if i.entry.state is State.STARTING and not i.launched}
+        self._waiting = {i: None for i in [*self._waiting, *incarnations] if i in due}
+        self._urgent = {i: None for i in self._urgent if i in due}
+        self._live = dict.fromkeys(live)
+        self._starting = {i for i in live if i.entry.state is State.STARTING}
+        active = [i for i in live if i.entry.state is State.ACTIVE]
+        self._leaving = {i for i in active if i.asked is EndReason.EVICTED}
+        self._leaving |= {i for i in live if i.entry.state is State.STOPPING}
+        self._sieve = Sieve()
+        self._sieve.refill(sorted(active, key=lambda i: i.number))
+        self._all_are_busy = False
 
     def holders(self) -> Sequence[int]:
         """Return the threads any one of which can make way for the first in line; no lock needed.

@@ -206,6 +206,7 @@ class Future(pykka.Future[T]):
     def _resolve(self, value: Any, exc_info: ExcInfo | None, *, unless_begun: bool = False) -> bool:
         with self._lock:
             if self._done or self._get_hook is not None:
+                self._wake()  # an interrupt may have come before all were awake
                 return False
             if unless_begun and self._begun:
                 return False
@@ -217,9 +218,12 @@ class Future(pykka.Future[T]):
 
     def _wake(self) -> None:
         """Let everybody go on who waits. Needs the lock."""
-        for waiter in self._waiters:
-            waiter.release()
-        self._waiters.clear()
+        while self._waiters:
+            try:  # noqa: SIM105  # this costs nothing
+                self._waiters[-1].release()
+            except RuntimeError:  # an interrupt has come right after this the last time
+                pass
+            self._waiters.pop()
 
     def _wait(self, deadline: float | None, timeout: float | None) -> None:
         waiter = threading.Lock()

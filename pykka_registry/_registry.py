@@ -322,7 +322,7 @@ class AggregateRegistry(pykka.ThreadingActor):
             if self.actor_stopped.is_set():  # by on_start's failure, or by somebody outside
                 self._shut_down(self._drain_timeout)
             wake_at = next_tick if self._deadline is None else min(next_tick, self._deadline)
-            wake_at = self._table.ring(wake_at)
+            wake_at = self._ring(wake_at)
             envelope = self._inbox.get(timeout=wake_at - time.monotonic())
             if envelope is not None:
                 self._serve(envelope)
@@ -333,6 +333,20 @@ class AggregateRegistry(pykka.ThreadingActor):
                 next_tick = now + _TICK
                 self._tick()
 
+    def _retire(self) -> bool:
+        try:
+            return self._table.retire()
+        except Exception as error:  # noqa: BLE001  # it ends when its time is up
+            log(logging.ERROR, "registry %r failed at its end", self._table.name, error=error)
+            return False
+
+    def _ring(self, latest: float) -> float:
+        try:
+            return self._table.ring(latest)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the others are to be served
+            log(logging.ERROR, "registry %r failed at its alarms", self._table.name, error=error)
+            return latest
+
     def _actor_loop_teardown(self) -> None:
         """Stop everybody else, if a handler said so; `_finish` has left no message over."""
         if self._stops_all:
@@ -341,7 +355,7 @@ class AggregateRegistry(pykka.ThreadingActor):
     def _serve(self, envelope: Mail) -> None:
         message = envelope.message
         if isinstance(message, _Note):
-            if message.settled and self._table.retire():
+            if message.settled and self._retire():
                 self._finish()
         elif isinstance(message, Drain):
             self._stoppers.append(envelope)
@@ -383,13 +397,20 @@ class AggregateRegistry(pykka.ThreadingActor):
         if self._deadline is None:
             self._deadline = deadline
             refusal = f"registry {self._table.name!r} is stopping or has stopped; start another"
-            self._table.close(refusal, min(timeout * _LINGER, _LINGER_MOST))
+            try:
+                self._table.close(refusal, min(timeout * _LINGER, _LINGER_MOST))
+            except Exception as error:  # noqa: BLE001  # it ends when its time is up
+                log(logging.ERROR, "registry %r failed to close", self._table.name, error=error)
         self._deadline = min(self._deadline, deadline)
 
     def _finish(self) -> None:
         """End: whoever has not ended by now is abandoned."""
         self._finished = True
-        abandoned = self._table.abandon()
+        abandoned: list[Hashable] = []
+        try:
+            abandoned = self._table.abandon()
+        except Exception as error:  # noqa: BLE001  # who waits is to be answered all the same
+            log(logging.ERROR, "registry %r failed at its end", self._table.name, error=error)
         try:
             self._end(abandoned)
         finally:

@@ -143,11 +143,12 @@ class Rows:
         elif state is State.QUARANTINED and entry.incarnation is None:
             delay = None if self.policy.restart == "never" else self.policy.quarantine
         entry.state = state
-        self._states[before] -= 1
-        self._states[state] += 1
         self._alarm(entry, delay)
         if self._failures:
             self._date_failures(entry)
+        # After the others: the sums tell whether an interrupt has left an entry between two states.
+        self._states[before] -= 1
+        self._states[state] += 1
         # Last, so that an interrupt leaves no entry behind that nobody has begun.
         if state is State.ABSENT:
             self._delete(entry)
@@ -353,7 +354,8 @@ class Rows:
         if entry.incarnation is not None:
             self.admission.withdraw(entry.incarnation)
         self._fail_requests(entry, error, after)
-        self._report(entry, self._take_queue(entry), reason, error, after)
+        self._report(entry, list(entry.queue), reason, error, after)
+        self._take_queue(entry)
         self._remove(entry)
 
     def _drop_if_unwanted(self, entry: Entry, after: After) -> None:
@@ -514,9 +516,9 @@ class Rows:
         self.dead_letters.add(entry.key, told, reason, error.__cause__, after.do)
 
     def _fail_requests(self, entry: Entry, error: Exception, after: After) -> None:
-        requests, entry.requests = entry.requests, []
-        for request in requests:
+        for request in entry.requests:
             after.do(request.future.fail, error)
+        entry.requests = []
 
     def _fail_start(self, entry: Entry, cause: BaseException | None, after: After) -> None:
         """Give everybody who waits for a start what made it fail.

@@ -73,6 +73,10 @@ class Failures:
         """Return the key's failures, if there are any that count."""
         return self._records.get(key)
 
+    def all(self) -> list[Record]:
+        """Return those of all keys."""
+        return list(self._records.values())
+
     def clear(self) -> list[Record]:
         """Forget all, and return what there was."""
         records = list(self._records.values())

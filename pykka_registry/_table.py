@@ -36,6 +36,7 @@ from pykka_registry._exceptions import (
     KeyAlreadyRegistered,
     Overloaded,
     OverloadedTimeout,
+    RegistryError,
     RegistryStopped,
     Undeliverable,
 )
@@ -43,6 +44,7 @@ from pykka_registry._fork import FORKED, Forked, tables
 from pykka_registry._future import Future
 from pykka_registry._inbox import Letter, is_expired, is_stop
 from pykka_registry._log import log, name
+from pykka_registry._mending import mend
 from pykka_registry._rows import (
     LAUNCH_AGAIN,
     Rows,
@@ -78,6 +80,8 @@ class Table(Rows):
         self.finished: Future[list[Hashable]] = Future()
         """The keys that were abandoned, once the registry has ended."""
         self._lock = threading.Lock()
+        self._is_torn = False
+        """A decision was begun, and has not come to its end."""
         self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         """Threads that have nothing left to do but to end."""
         tables.add(self)
@@ -624,7 +628,8 @@ class Table(Rows):
             Quarantined: If an abandoned incarnation holds it.
 
         """
-        with self._lock:
+
+        def decide(_after: After) -> bool:
             self.check_process()
             entry = self._entries.get(key)
             if entry is None or entry.state is not State.QUARANTINED:
@@ -633,6 +638,8 @@ class Table(Rows):
                 raise quarantined(entry)
             self._release(entry)
             return True
+
+        return self._change(decide)
 
     # Time.
 
@@ -846,6 +853,7 @@ class Table(Rows):
         """Refuse everything: the threads that served this table exist in the parent only."""
         self._lock = threading.Lock()
         self.refusal = FORKED
+        self._is_torn = False
         refs = [*self.active.values(), self.registry_ref]
         self.active = Forked()
         for ref in refs:
@@ -856,18 +864,39 @@ class Table(Rows):
     # What follows must not have the lock.
 
     def _change(self, decide: Callable[[After], T]) -> T:
-        """Decide under the lock, then carry out what was decided, interrupted or not."""
+        """Decide under the lock, then carry out what was decided, interrupted or not.
+
+        A decision that is cut short is mended at once; see `_mending`. If that is cut short, too,
+        the next decision begins with it.
+        """
         after = After()
         try:
             with self._lock:
-                result = decide(after)
+                self._mend(after)
+                self._is_torn = True
+                try:
+                    result = decide(after)
+                except Exception as error:
+                    # These are raised on purpose, before anything is changed.
+                    no_class = self.blueprint is None and isinstance(error, TypeError)
+                    self._is_torn = not (no_class or isinstance(error, RegistryError))
+                    raise
+                self._is_torn = False
             after.run()
         except BaseException:
+            if self._is_torn:
+                with self._lock:
+                    self._mend(after)
             after.run()
             raise
         if self._unsaid:
             self._name_the_lost()
         return result
+
+    def _mend(self, after: After) -> None:
+        if self._is_torn:
+            mend(self, after)
+            self._is_torn = False
 
     def _name_the_lost(self) -> None:
         """Log whose keys were lost; `__repr__` and log handlers are user code."""

@@ -446,6 +446,8 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
 
         def urge(self, wait: _waits.Wait) -> None: ...
 
+        def was_withdrawn(self, wait: _waits.Wait) -> None: ...
+
     def sleep() -> None:
         with _waits.running(hub), _waits.blocked_on(Waiting(rest)):
             asleep.pass_through()
