@@ -313,7 +313,7 @@ GUARDS = [
     Guard(
         "a kept ref keeps no actor",
         "_life.py",
-        "        life.cause = None\n",
+        "                life.forget_cause()\n",
         "",
         "tests/test_aggregate.py -k freed_at_once",
     ),

@@ -450,7 +450,9 @@ def test_whoever_comes_into_line_looks_at_nobody_who_is_known_to_be_busy(
         looks.append(inbox)
         return is_cold(inbox)
 
-    monkeypatch.setattr(Admission, "tick", lambda _admission: None)
+    def nothing(_admission: Admission) -> None: ...
+
+    monkeypatch.setattr(Admission, "tick", nothing)
     with AggregateRegistry.start(Counting, max_live=20) as registry:
         held = hold(registry, *range(20))
         monkeypatch.setattr(Inbox, "is_cold", count)

@@ -85,6 +85,7 @@ def test_a_key_that_raises_hinders_nobody_and_is_named(
         assert registry.ref(neighbour).call(Counting.add) == 1
     waiting: list[pykka.Future[Any]] = []
     address = registry.ref(key)
+    ref: pykka.ActorRef[Any] | None = None
     if where == "active":
         ref = registry.get_or_start(key)
     elif where == "starting":
@@ -104,7 +105,7 @@ def test_a_key_that_raises_hinders_nobody_and_is_named(
     key.is_bad = True
     if then == "its end":
         gate.open()
-        if where == "active":
+        if ref is not None:
             assert ref.stop(timeout=PATIENCE) is True
         if where != "resting":
             poll(lambda: registry.stats().live <= len(neighbours) + (where == "starting"))

@@ -114,7 +114,13 @@ def quarantined(registry: RegistryRef[Counting]) -> None:
     poll(lambda: registry.stats().quarantined)
 
 
-CALLS: list[Any] = [
+CALLS: list[
+    tuple[
+        Callable[[RegistryRef[Counting]], None],
+        Callable[[RegistryRef[Counting]], object],
+        dict[str, Any],
+    ]
+] = [
     (nothing, lambda r: r.ref("k").tell(ADD), {}),
     (nothing, lambda r: r.ref("k").ask(ADD, timeout=PATIENCE), {}),
     (nothing, lambda r: r.get_or_start("k", timeout=PATIENCE), {}),
