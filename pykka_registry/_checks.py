@@ -179,6 +179,11 @@ def check_seconds(
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or math.isnan(seconds):
         msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
+    try:
+        float(seconds)
+    except OverflowError:  # it may have too many digits to be shown
+        msg = f"{what} is more seconds than a float can hold; use float('inf')"
+        raise ValueError(msg) from None
     if seconds < least:
         msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
         raise ValueError(msg)

@@ -50,6 +50,11 @@ class Future(pykka.Future[T]):
     be read without the lock. No hook runs under `_lock`.
     """
 
+    urgent = False
+    """A thread that runs an aggregate blocks on it, or has done so."""
+    queued = False
+    """Its message counts as one that waits for a key; written under the lock of the key's table."""
+
     def __init__(self) -> None:
         super().__init__()
         self.target: _waits.Waited | None = None
@@ -102,7 +107,7 @@ class Future(pykka.Future[T]):
             except (WaitCycle, Overloaded) as error:
                 if self._sender is _waits.this_thread() and self.withdraw(error):
                     assert self.target is not None
-                    self.target.was_withdrawn()
+                    self.target.was_withdrawn(self)
                 raise
         if self._get_hook is not None:
             return self._run_hook(deadline, timeout)
@@ -205,6 +210,7 @@ class Future(pykka.Future[T]):
     def _resolve(self, value: Any, exc_info: ExcInfo | None, *, unless_begun: bool = False) -> bool:
         with self._lock:
             if self._done or self._get_hook is not None:
+                self._wake()  # an interrupt may have come before all were awake
                 return False
             if unless_begun and self._begun:
                 return False
@@ -216,9 +222,12 @@ class Future(pykka.Future[T]):
 
     def _wake(self) -> None:
         """Let everybody go on who waits. Needs the lock."""
-        for waiter in self._waiters:
-            waiter.release()
-        self._waiters.clear()
+        while self._waiters:
+            try:  # noqa: SIM105  # this costs nothing
+                self._waiters[-1].release()
+            except RuntimeError:  # an interrupt has come right after this the last time
+                pass
+            self._waiters.pop()
 
     def _wait(self, deadline: float | None, timeout: float | None) -> None:
         waiter = threading.Lock()

@@ -232,7 +232,10 @@ class Inbox:
     def _wake(self) -> None:
         """Let the reader go on. Needs the lock."""
         if self._parked is not None:
-            self._parked.release()
+            try:  # noqa: SIM105  # this costs nothing
+                self._parked.release()
+            except RuntimeError:  # an interrupt has come right after this the last time
+                pass
             self._parked = None
 
     def close_after_fork(self, error: Callable[[], pykka.ActorDeadError]) -> None:

@@ -11,13 +11,12 @@ import contextlib
 import logging
 import threading
 import time
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from pykka_registry import _waits
+from pykka_registry import _frames, _waits
 from pykka_registry._events import EndReason
 from pykka_registry._exceptions import Undeliverable
 from pykka_registry._future import Future
@@ -26,6 +25,7 @@ from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from pykka_registry._aggregate import AggregateMixin
     from pykka_registry._entry import Incarnation
@@ -65,6 +65,8 @@ class Life:
         """What Pykka knows it by, from the end of its constructor on."""
         self.cause: BaseException | None = None
         """What it failed of."""
+        self.tracebacks: list[TracebackType] = []
+        """Those of the cause, and of what has led to it, as they were before others got it."""
         self.stops: deque[Mail] = deque()
         """Who asked it to stop: answered when the key is free."""
         self.is_over = False
@@ -94,10 +96,11 @@ class Life:
             return self._fail_start(error)
         try:
             actor.on_start()
-        except BaseException as error:  # noqa: BLE001
+            is_active = incarnation.entry.table.activated(incarnation, actor.actor_ref)
+        except BaseException as error:  # noqa: BLE001  # its own, or its key's __hash__ or __eq__
             pykka.ActorRegistry.unregister(actor.actor_ref)
             return self._fail_start(error)
-        if not incarnation.entry.table.activated(incarnation, actor.actor_ref):
+        if not is_active:
             # Its flag was set, or it took so long that it was abandoned.
             pykka.ActorRegistry.unregister(actor.actor_ref)
             self._run_last_hook_if_abandoned(actor)
@@ -128,20 +131,14 @@ class Life:
             pykka.ActorRegistry.unregister(self.ref)
         self.stopped.set()
 
-    def forget_cause(self, reason: EndReason) -> None:
+    def forget_cause(self) -> None:
         """Let go of the actor, which the traceback of what it failed of holds.
 
-        A ref that somebody keeps holds this life. If a `tell` failed, nobody else got the exception
-        but the log and `on_failure`, and a quarantined key and the dead letters keep it for long:
-        its frames are emptied, and those that had called them.
+        A ref that somebody keeps holds this life, and a quarantined key, one that rests, and the
+        dead letters keep the exception: the frames that it has passed here are emptied.
         """
-        if reason is EndReason.FAILED and self.cause is not None and not self.stops_all:
-            traceback.clear_frames(self.cause.__traceback__)
-            frame = self.cause.__traceback__ and self.cause.__traceback__.tb_frame
-            with contextlib.suppress(RuntimeError):  # from here on they are running
-                while frame is not None:
-                    frame.clear()
-                    frame = frame.f_back
+        _frames.empty(self.tracebacks)
+        self.tracebacks = []
         self.cause = None
 
     def answer_stops(self) -> None:
@@ -207,6 +204,7 @@ class Life:
 
     def _fail_start(self, error: BaseException) -> EndReason:
         self.cause = error
+        self.tracebacks = _frames.tracebacks(error)
         self.stopped.set()
         log(logging.ERROR, "%s failed to start", self, error=error)
         return EndReason.START_FAILED
@@ -214,6 +212,7 @@ class Life:
     def _fail(self, actor: AggregateMixin, error: Exception) -> None:
         """End because a `tell` raised."""
         self.cause = error
+        self.tracebacks = _frames.tracebacks(error)
         self._die(actor)
         log(logging.ERROR, "%s failed", self, error=error)
         self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))
@@ -269,11 +268,15 @@ def live(incarnation: Incarnation) -> None:
         with _waits.running(incarnation):
             reason = life.run(incarnation)
     finally:
-        life.stopped.set()
-        table.ended(incarnation, reason, life.cause, leaves=not life.stops_all)
-        life.is_over = True
-        life.answer_stops()
-        life.forget_cause(reason)
+        try:
+            life.stopped.set()
+        finally:
+            try:
+                table.ended(incarnation, reason, life.cause, leaves=not life.stops_all)
+            finally:  # whatever a key may raise, nobody waits for ever
+                life.is_over = True
+                life.answer_stops()
+                life.forget_cause()
     if life.stops_all:
         # Pykka does this before the teardown. Here it comes last: it waits for every other actor,
         # and some of them may be waiting for this one.
