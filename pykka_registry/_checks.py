@@ -176,7 +176,9 @@ def check_seconds(
 
     An infinite number will do, unless it must be `finite`.
     """
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or math.isnan(seconds):
+    if (
+        not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds != seconds  # noqa: PLR0124  # NaN; math.isnan fails for huge whole numbers
+    ):
         msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
     try:
