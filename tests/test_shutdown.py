@@ -1370,7 +1370,7 @@ def send(seed):
         try:
             registry.ref((seed + i) % 10).proxy().note.defer(i)
         except RegistryStopped:
-            print("refused", flush=True)
+            print("refused\\n", end="", flush=True)
             return
         sent.append(i)
         if i == 100:
