@@ -209,7 +209,7 @@ def test_all_that_follows_from_the_rows_is_made_anew(*, closed: bool) -> None:
     at_work.wait_until_reached()
     stopping = registry.get_or_start("stopping").stop(block=False)
     gate.wait_until_reached()
-    letters = [
+    letters: list[pykka.Future[Any]] = [
         registry.ref("stopping").submit(Counting.add),
         registry.ref("stopping").stop(block=False),
     ]
