@@ -108,6 +108,21 @@ class Watched(FencedPOPOApplicationRecorder):
         return [len(call.events) for call in self.calls]
 
 
+class HeldUp(FencedPOPOApplicationRecorder):
+    """Has another recorder store, once it is let."""
+
+    def __init__(self, recorder: ApplicationRecorder) -> None:
+        super().__init__()
+        self.gate = Gate()
+        self._other = recorder
+
+    def insert_events(
+        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+    ) -> Sequence[int] | None:
+        self.gate.pass_through()
+        return self._other.insert_events(stored_events, **kwargs)
+
+
 class Observed(GroupCommitRecorder):
     """Group commit that tells when somebody has come to wait."""
 

@@ -31,7 +31,16 @@ from pykka_registry.eventsourcing import (
     GroupCommitRecorder,
     OutcomeUnknown,
 )
-from tests.eventsourcing.support import Busy, Caller, Observed, Store, Watched, event, ids_in_log
+from tests.eventsourcing.support import (
+    Busy,
+    Caller,
+    HeldUp,
+    Observed,
+    Store,
+    Watched,
+    event,
+    ids_in_log,
+)
 from tests.support import PATIENCE, Gate
 
 if TYPE_CHECKING:
@@ -152,24 +161,16 @@ def test_of_two_rivals_in_a_batch_one_wins() -> None:
 def test_a_conflict_fails_only_its_own_save_in_every_store(store: Store) -> None:
     with store.recorder() as inner:
         assert isinstance(inner, GroupCommitRecorder)
-        wrapped, gate = inner.wrapped, Gate()
-
-        class Held(Watched):
-            def insert_events(
-                self, stored_events: Sequence[StoredEvent], **kwargs: Any
-            ) -> Sequence[int] | None:
-                gate.pass_through()
-                return wrapped.insert_events(stored_events, **kwargs)
-
+        held = HeldUp(inner.wrapped)
         taken = event()
         inner.insert_events([taken])
-        recorder = Observed(Held())
+        recorder = Observed(held)
         first = Caller(recorder.insert_events, [event()])
-        gate.wait_until_reached()
+        held.gate.wait_until_reached()
         good = [Caller(recorder.insert_events, [event(), event()]) for _ in range(3)]
         bad = Caller(recorder.insert_events, [event(), taken])
         recorder.wait_for_joined(5)
-        gate.open()
+        held.gate.open()
         assert isinstance(bad.error, IntegrityError)
         assert len(first.result or []) == 1
         assert [len(caller.result or []) for caller in good] == [2, 2, 2]
@@ -312,22 +313,14 @@ def test_a_failure_of_a_lone_save_is_raised_as_it_is() -> None:
 def test_an_event_that_the_driver_cannot_take_fails_only_its_own_save(sqlite_file: Store) -> None:
     with sqlite_file.recorder(ORIGINATOR_ID_TYPE="text") as inner:
         assert isinstance(inner, GroupCommitRecorder)
-        wrapped, gate = inner.wrapped, Gate()
-
-        class Held(Watched):
-            def insert_events(
-                self, stored_events: Sequence[StoredEvent], **kwargs: Any
-            ) -> Sequence[int] | None:
-                gate.pass_through()
-                return wrapped.insert_events(stored_events, **kwargs)
-
-        recorder = Observed(Held())
+        held = HeldUp(inner.wrapped)
+        recorder = Observed(held)
         first = Caller(recorder.insert_events, [event("first")])
-        gate.wait_until_reached()
+        held.gate.wait_until_reached()
         good = [Caller(recorder.insert_events, [event(name)]) for name in ("a", "b")]
         bad = Caller(recorder.insert_events, [event("\ud800")])
         recorder.wait_for_joined(4)
-        gate.open()
+        held.gate.open()
         assert isinstance(bad.error, UnicodeEncodeError)
         assert first.result == [1]
         assert sorted(id_ for caller in good for id_ in caller.result or []) == [2, 3]
