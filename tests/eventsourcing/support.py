@@ -163,6 +163,9 @@ class Caller(Generic[T]):
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "it hangs"
 
+    def is_done(self) -> bool:
+        return not self._thread.is_alive()
+
     @property
     def result(self) -> T:
         """Wait for the result."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from contextlib import ExitStack
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
 import pytest
@@ -35,7 +35,7 @@ from tests.eventsourcing.support import event as new_event
 from tests.support import PATIENCE, Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from eventsourcing.persistence import ApplicationRecorder, StoredEvent
 
@@ -239,6 +239,7 @@ class Held(FencedPostgresApplicationRecorder):
 
     checked = Gate()
     begun = Gate()
+    passed: ClassVar[list[object]] = []
 
     def _insert_events(self, curs: Any, stored_events: Any, **kwargs: Any) -> None:
         if stored_events:
@@ -247,6 +248,7 @@ class Held(FencedPostgresApplicationRecorder):
             self.begun.pass_through()
         super()._insert_events(curs, stored_events, **kwargs)
         if stored_events:
+            self.passed.append(stored_events)
             self.checked.pass_through()
 
 
@@ -258,6 +260,7 @@ def held(
     monkeypatch.setenv("PGOPTIONS", f"-c default_transaction_isolation={level}")
     monkeypatch.setattr(Held, "checked", Gate())
     monkeypatch.setattr(Held, "begun", Gate())
+    monkeypatch.setattr(Held, "passed", [])
     with postgres.recorder(APPLICATION_RECORDER_TOPIC=get_topic(Held)) as recorder:
         yield recorder
 
@@ -274,7 +277,7 @@ def test_a_claim_waits_for_the_save_that_has_been_checked(held: ApplicationRecor
         return ids_in_log(held, [mine])
 
     successor = Caller(take_over)
-    wait_until_blocked(held)
+    wait_until_blocked(held, unless=successor.is_done)
     Held.checked.open()
     assert save.result == [1]
     assert successor.result == [1], "the predecessor's save came after its successor had loaded"
@@ -300,10 +303,10 @@ def test_a_claim_is_not_overtaken_by_saves_that_come_after_it(held: ApplicationR
     first = Caller(held.insert_events, [new_event()], fence=old)
     Held.checked.wait_until_reached()
     successor = Caller(claim, held, "shard")
-    wait_until_blocked(held)
+    wait_until_blocked(held, unless=successor.is_done)
     # Were it let in, there could always be another one before that one ends.
     second = Caller(unwrapped(held).insert_events, [new_event()], fence=old)
-    wait_until_blocked(held, 2)
+    wait_until_blocked(held, 2, unless=lambda: len(Held.passed) > 1)
     Held.checked.open()
     assert first.result == [1]
     assert successor.result.epoch == 2
@@ -315,12 +318,14 @@ def unwrapped(recorder: ApplicationRecorder) -> ApplicationRecorder:
     return recorder.wrapped
 
 
-def wait_until_blocked(recorder: Any, count: int = 1) -> None:
+def wait_until_blocked(
+    recorder: Any, count: int = 1, *, unless: Callable[[], bool] = lambda: False
+) -> None:
     """Wait until so many transactions of PostgreSQL wait for others."""
     deadline = monotonic() + PATIENCE
     with recorder.datastore.get_connection() as connection:
         blocked = 0
-        while blocked < count:
+        while blocked < count and not unless():
             assert monotonic() < deadline, "nobody has to wait"
             row = connection.execute(
                 "SELECT count(DISTINCT pid) AS blocked FROM pg_locks WHERE NOT granted"

@@ -418,7 +418,7 @@ def test_interrupts_at_any_moment_leave_nobody_hanging() -> None:
     try:
         callers = [Caller(work) for _ in range(threads)]
         struck = 0
-        while any(caller._thread.is_alive() for caller in callers) or not struck:
+        while not (all(caller.is_done() for caller in callers) and struck):
             timer = Caller(os.kill, os.getpid(), signal.SIGUSR1)
             try:
                 armed[0] = True
