@@ -476,7 +476,7 @@ class Table(Rows):
         assert incarnation.life is not None
         if not incarnation.life.stops_all:
             self._leaving.add(threading.current_thread())
-        stopped = incarnation.life is not None and bool(incarnation.life.stops)
+        stopped = bool(incarnation.life.stops)
         incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)
         if entry.state is State.QUARANTINED:  # its end was published when it was abandoned
