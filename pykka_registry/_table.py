@@ -474,8 +474,6 @@ class Table(Rows):
     ) -> None:
         entry = incarnation.entry
         assert incarnation.life is not None
-        if not incarnation.life.stops_all:
-            self._leaving.add(threading.current_thread())
         stopped = bool(incarnation.life.stops)
         incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)

@@ -220,8 +220,8 @@ GUARDS = [
     Guard(
         "a shutdown knows the threads that are about to end",
         "_table.py",
-        "            self._leaving.add(threading.current_thread())\n        incarnation.life = None",
-        "            pass\n        incarnation.life = None",
+        "                self._leaving.add(threading.current_thread())\n            self._ended",
+        "                pass\n            self._ended",
         "tests/test_shutdown.py -k no_thread_is_left",
     ),
     Guard(
@@ -327,8 +327,10 @@ GUARDS = [
     Guard(
         "a kept ref keeps no actor",
         "_life.py",
+        "        _frames.empty(self.tracebacks)\n"
+        "        self.tracebacks = []\n"
         "        self.cause = None\n",
-        "",
+        "        pass\n",
         "tests/test_aggregate.py -k freed_at_once",
     ),
     Guard(
@@ -459,8 +461,8 @@ GUARDS = [
     Guard(
         "no more start at once than may",
         "_admission.py",
-        "        while self._waiting and not self.is_full and len(self._starting) < self._max_starting:\n",
-        "        while self._waiting and not self.is_full:\n",
+        "            if len(self._starting) < self._max_starting:\n",
+        "            if True:\n",
         "tests/test_ceiling.py -k start_at_once_than",
     ),
     Guard(
@@ -529,8 +531,8 @@ GUARDS = [
     Guard(
         "failures do not count for ever",
         "_rows.py",
-        "            self._alarm(record, rest + self.policy.failure_window)\n",
-        "            pass\n",
+        "            self._alarm(record, record.due - now if record.due > now else None)\n",
+        "            record.due = now + 1e9\n",
         "tests/test_supervision.py -k forgotten",
     ),
     Guard(
@@ -543,7 +545,7 @@ GUARDS = [
     Guard(
         "a shutdown is over when nobody is left",
         "_table.py",
-        "            return len(self._entries) == self._states[State.QUARANTINED]\n",
+        "            return len(self._entries) + len(self._lost) == self._states[State.QUARANTINED]\n",
         "            return True\n",
         "tests/test_shutdown.py -k flow_until",
     ),
@@ -572,16 +574,16 @@ GUARDS = [
     ),
     Guard(
         "a failure keeps no actor: the frames that it has passed are emptied",
-        "_life.py",
-        "            traceback.clear_frames(self.cause.__traceback__)\n",
+        "_frames.py",
+        "        traceback.clear_frames(one)\n",
         "",
         "tests/test_supervision.py -k dead_letter_keeps",
     ),
     Guard(
         "a failure keeps no actor: the frames that had called those are emptied",
-        "_life.py",
+        "_frames.py",
         "                    frame.clear()\n",
-        "",
+        "                    pass\n",
         "tests/test_supervision.py -k dead_letter_keeps",
     ),
     Guard(
