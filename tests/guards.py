@@ -158,13 +158,6 @@ GUARDS = [
         "tests/test_aggregate.py -k keyboard_interrupt",
     ),
     Guard(
-        "a thread that comes late finds that it is not wanted",
-        "_table.py",
-        "        if self._is_due(incarnation):\n            incarnation.life = life\n",
-        "        if True:\n            incarnation.life = life\n",
-        "tests/test_aggregate.py -k keyboard_interrupt_before",
-    ),
-    Guard(
         "who gives up leaves the line",
         "_rows.py",
         "        entry.requests.remove(request)\n        self._drop_if_unwanted(entry, after)\n",
