@@ -181,8 +181,10 @@ class Record:
 
     count: int = 0
     rests_until: float = 0.0
+    due: float | None = None
+    """When they are to be forgotten, since their key has done well or was left alone."""
     forgotten_at: float | None = None
-    """They are forgotten once their key has done well, or was left alone, for long enough."""
+    """When they are: not while the key rests or starts."""
 
 
 @dataclass(eq=False)
@@ -802,6 +804,7 @@ class Model:
             self.failures += 1
             record = self.records.setdefault(row.key, Record())
             record.count += 1
+            record.due = None
             record.rests_until = self.now + REST
             row.cause = cause
             if record.count > MAX_FAILURES:
@@ -863,7 +866,11 @@ class Model:
         if record is None:
             return
         if row.state in {State.ACTIVE, State.ABSENT}:
-            record.forgotten_at = max(record.rests_until, self.now) + WINDOW
+            if record.due is None:
+                record.due = max(record.rests_until, self.now) + WINDOW
+            record.forgotten_at = record.due
+            if record.due <= self.now:
+                self._forget(row.key)
         elif row.state is not State.STOPPING:
             record.forgotten_at = None
 
