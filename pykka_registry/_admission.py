@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pykka_registry import _waits
 from pykka_registry._events import EndReason
 from pykka_registry._sieve import Sieve
 
@@ -22,13 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pykka_registry._entry import Incarnation
+    from pykka_registry._inbox import Later
     from pykka_registry._policy import Policy
 
 __all__ = ["Admission"]
 
 
 class Admission:
-    """The places of one table, touched under its lock only, but for `holders`.
+    """The places of one table, touched under its lock only, but for `makes_way`.
 
     In each method that may change how many places are wanted, `_relieve` comes last.
     """
@@ -41,7 +41,7 @@ class Admission:
         """Why no thread could be started, since the last tick."""
         self._waiting: dict[Incarnation, None] = {}
         """In line, the first to start first."""
-        self._live: dict[Incarnation, None] = {}
+        self._live = 0
         self._starting: set[Incarnation] = set()
         self._leaving: set[Incarnation] = set()
         """Who was asked to go, or is going by itself, and will make room soon."""
@@ -51,7 +51,7 @@ class Admission:
     @property
     def live(self) -> int:
         """How many places are taken."""
-        return len(self._live)
+        return self._live
 
     @property
     def waiting(self) -> int:
@@ -61,7 +61,7 @@ class Admission:
     @property
     def is_full(self) -> bool:
         """Whether no place is free."""
-        return len(self._live) >= self._ceiling
+        return self._live >= self._ceiling
 
     def enqueue(self, incarnation: Incarnation) -> None:
         """Put one that is due at the end of the line."""
@@ -74,20 +74,23 @@ class Admission:
         self._waiting.pop(incarnation, None)
         self.end(incarnation)
 
-    def admit(self) -> list[Incarnation]:
+    def admit(self, later: Later) -> Sequence[Incarnation]:
         """Give those in line the places that there are; return who may be launched now."""
+        if not self._waiting:
+            return ()
         admitted: list[Incarnation] = []
         while self._waiting and not self.is_full and len(self._starting) < self._max_starting:
             incarnation = next(iter(self._waiting))
             incarnation.launched = True
-            self._live[incarnation] = None
+            incarnation.has_place = True
+            self._live += 1
             self._starting.add(incarnation)
             del self._waiting[incarnation]
             admitted.append(incarnation)
-        self._relieve()
+        self._relieve(later)
         return admitted
 
-    def refuse(self, incarnation: Incarnation, error: Exception) -> None:
+    def refuse(self, incarnation: Incarnation, error: Exception, later: Later) -> None:
         """Take the place back from one whose thread could not be started: it is the next in line.
 
         Until the next tick that is taken for a ceiling.
@@ -95,9 +98,9 @@ class Admission:
         self.end(incarnation)
         incarnation.launched = False
         self._waiting = {incarnation: None, **self._waiting}
-        self._ceiling = len(self._live)
+        self._ceiling = self._live
         self.no_thread = error
-        self._relieve()
+        self._relieve(later)
 
     def activate(self, incarnation: Incarnation) -> None:
         """Note that one has started, and may be asked to go from now on."""
@@ -111,13 +114,13 @@ class Admission:
     def leave(self, incarnation: Incarnation) -> None:
         """Note that one has begun to end."""
         self._sieve.remove(incarnation)
-        if incarnation in self._live and incarnation not in self._starting:
+        if incarnation.has_place and incarnation not in self._starting:
             self._leaving.add(incarnation)
 
-    def stay(self, incarnation: Incarnation) -> None:
+    def stay(self, incarnation: Incarnation, later: Later) -> None:
         """Note that one that was asked to go does not."""
         self._leaving.discard(incarnation)
-        self._relieve()
+        self._relieve(later)
 
     def give_up(self, incarnation: Incarnation) -> None:
         """Note that one was abandoned: it keeps its place, and nobody counts on its going."""
@@ -128,20 +131,21 @@ class Admission:
     def end(self, incarnation: Incarnation) -> None:
         """Take the place of one that has ended."""
         self.give_up(incarnation)
-        self._live.pop(incarnation, None)
+        if incarnation.has_place:
+            incarnation.has_place = False
+            self._live -= 1
 
     def tick(self) -> None:
         """Count no longer on those who have not gone by now, and try again to start threads."""
         self._leaving.clear()
         self._lift()
 
-    def holders(self) -> Sequence[int]:
-        """Return the threads any one of which can make way for the first in line; no lock needed.
+    def makes_way(self, incarnation: Incarnation) -> bool:
+        """Tell whether its going lets the first in line start; no lock needed.
 
-        Those who are starting, if there is a place but too many start already.
+        That of one who is starting, if there is a place but too many start already.
         """
-        among = list(self._live if self.is_full else self._starting)
-        return [inc.runner or _waits.NOBODY_YET for inc in among] or [_waits.NOBODY_YET]
+        return incarnation.has_place if self.is_full else incarnation in self._starting
 
     def _lift(self) -> None:
         """Try again to start threads."""
@@ -153,7 +157,7 @@ class Admission:
         startable = min(len(self._waiting), self._max_starting - len(self._starting))
         return startable - len(self._leaving) if self.is_full else 0
 
-    def _relieve(self) -> None:
+    def _relieve(self, later: Later) -> None:
         """Ask as many to go as places are wanted, the coldest idle ones first."""
         while self._wanted() > 0:
             incarnation = self._sieve.choose(self._pardon)
@@ -161,7 +165,7 @@ class Admission:
                 return
             incarnation.asked = EndReason.EVICTED
             self._leaving.add(incarnation)
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(later)
 
     def _pardon(self, incarnation: Incarnation) -> bool:
         return incarnation.asked is not None or not incarnation.inbox.is_cold()

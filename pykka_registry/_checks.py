@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import difflib
 import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 import pykka
+
+from pykka_registry._pooled import PooledActor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +21,7 @@ __all__ = [
     "check_callable",
     "check_choice",
     "check_count",
+    "check_executor",
     "check_foreign",
     "check_is_ref",
     "check_is_tuple",
@@ -69,13 +73,13 @@ def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
             )
             raise TypeError(msg)
     for base in cls.__mro__:
-        if base in {mixin, pykka.ThreadingActor, pykka.Actor}:
+        if base in {mixin, pykka.ThreadingActor, PooledActor, pykka.Actor}:
             continue
         if own := _RUNTIME & vars(base).keys():
             msg = (
                 f"{base.__name__} is a runtime of its own, for it defines "
-                f"{', '.join(sorted(own))}; {mixin.__name__} works with pykka.ThreadingActor: "
-                f"write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
+                f"{', '.join(sorted(own))}; {mixin.__name__} works with pykka.ThreadingActor and "
+                f"PooledActor: write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
             )
             raise TypeError(msg)
         if hidden := {"key", "registry"} & vars(base).keys():
@@ -106,10 +110,12 @@ def check_is_tuple(args: object) -> None:
 
 def check_startable(cls: type[pykka.Actor]) -> None:
     """Raise `TypeError` if `cls` has no runtime to live on, or lacks a method that it must have."""
-    if pykka.ThreadingActor not in cls.__mro__:
+    runtimes = {pykka.ThreadingActor, PooledActor}.intersection(cls.__mro__)
+    if len(runtimes) != 1:
         msg = (
-            f"{cls.__name__} has no runtime: "
-            f"write class {cls.__name__}(AggregateMixin, pykka.ThreadingActor)"
+            f"{cls.__name__} has {'two runtimes' if runtimes else 'no runtime'}: write "
+            f"class {cls.__name__}(AggregateMixin, pykka.ThreadingActor), "
+            f"or class {cls.__name__}(AggregateMixin, PooledActor)"
         )
         raise TypeError(msg)
     if inspect.isabstract(cls):
@@ -173,6 +179,20 @@ def check_count(count: object, what: str, *, least: int) -> None:
     if count < least:
         msg = f"{what} must be at least {least}, not {count}"
         raise ValueError(msg)
+
+
+def check_executor(executor: object, what: str) -> None:
+    """Raise `TypeError` if `executor` cannot run turns, which need this process's threads."""
+    if executor is None:
+        return
+    if not isinstance(executor, concurrent.futures.Executor) or isinstance(
+        executor, concurrent.futures.ProcessPoolExecutor
+    ):
+        msg = (
+            f"{what} must be an executor whose tasks run in threads of this process, such as "
+            f"concurrent.futures.ThreadPoolExecutor(32), not {executor!r}"
+        )
+        raise TypeError(msg)
 
 
 def check_keywords(keywords: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -12,9 +12,10 @@ would run user code, or take long, is put off until the lock is released; see `A
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
+from pykka_registry import _waits
 from pykka_registry._admission import Admission
 from pykka_registry._alarms import Alarms
 from pykka_registry._courier import Courier
@@ -54,7 +55,7 @@ class Rows:
         self.blueprint = blueprint
         self.name = name
         self.policy = policy
-        self.active: dict[Hashable, Ref] = {}
+        self.active: dict[Hashable, IncarnationRef] = {}
         self.courier = Courier(name)
         self.dead_letters = DeadLetters(policy, self.courier)
         self.foreign = ForeignRows(self.courier)
@@ -164,11 +165,11 @@ class Rows:
             self._rings_at = owner.alarm
             self.on_alarm()
 
-    def _alarm_idle(self, incarnation: Incarnation) -> None:
+    def _alarm_idle(self, incarnation: Incarnation, after: After) -> None:
         """Have it looked at when it may have been idle for long enough."""
         self._alarm(incarnation.entry, incarnation.idle or None)
         if incarnation.idle == 0:  # as soon as nothing waits, which it sees for itself
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
 
     def _begin(self, entry: Entry, after: After) -> None:
         """Let the key rest for as long as it must, or make its next incarnation due.
@@ -197,11 +198,11 @@ class Rows:
 
     def _admit(self, after: After) -> None:
         """Launch those for whom there is a place now."""
-        for incarnation in self.admission.admit():
+        for incarnation in self.admission.admit(after.do):
             if not incarnation.number:
                 incarnation.number = self._next_number()
             self._alarm(incarnation.entry, LAUNCH_AGAIN)
-            after.do(self._launch, incarnation)
+            after.do(launch, incarnation)
 
     def _is_active(self, incarnation: Incarnation) -> bool:
         """Tell whether this incarnation is the one that look-ups find."""
@@ -302,6 +303,8 @@ class Rows:
 
     def _wait_for(self, request: StartRequest, entry: Entry) -> None:
         request.entry = request.future.target = entry
+        if not entry.requests:
+            entry.requests = []
         entry.requests.append(request)
 
     def _withdraw(self, request: StartRequest, seconds: float | None, after: After) -> str | None:
@@ -317,22 +320,25 @@ class Rows:
     def _queue(self, entry: Entry, letter: Letter) -> None:
         if letter.reply_to is not None:
             letter.reply_to.sent_to(entry)
+        if not entry.queue:
+            entry.queue = deque()
         entry.queue.append(letter)
         self._queued += 1
 
-    def _accept(self, entry: Entry, letter: Letter) -> None:
+    def _accept(self, entry: Entry, letter: Letter, after: After) -> None:
         """Put a letter into the inbox of an active incarnation, which is open."""
         assert entry.incarnation is not None
         if letter.reply_to is not None:
             letter.reply_to.sent_to(entry)
-        entry.incarnation.inbox.accept(letter)
+        accepted = entry.incarnation.inbox.accept(letter, after.do)
+        assert accepted, "the inbox of an active incarnation is open"
         if self.refusal is not None:
             self._set_quiet(entry.incarnation, quiet=False)
-            entry.incarnation.inbox.nudge()
+            entry.incarnation.inbox.nudge(after.do)
 
-    def _take_queue(self, entry: Entry) -> list[Letter]:
-        letters = list(entry.queue)
-        entry.queue.clear()
+    def _take_queue(self, entry: Entry) -> Sequence[Letter]:
+        letters = entry.queue
+        entry.queue = ()
         entry.left_over = 0
         self._queued -= len(letters)
         return letters
@@ -370,7 +376,7 @@ class Rows:
         self.dead_letters.add(entry.key, told, reason, error.__cause__, after.do)
 
     def _fail_requests(self, entry: Entry, error: Exception, after: After) -> None:
-        requests, entry.requests = entry.requests, []
+        requests, entry.requests = entry.requests, ()
         for request in requests:
             after.do(request.future.fail, error)
 
@@ -384,19 +390,19 @@ class Rows:
         # A BaseException means "end this thread"; it is not raised in a thread that it was not
         # meant for.
         self._fail_requests(entry, cause if isinstance(cause, Exception) else error, after)
+        kept: deque[Letter] = deque()
         left_over, entry.left_over = entry.left_over, 0
-        for _ in range(len(entry.queue)):
-            letter = entry.queue.popleft()
+        for i, letter in enumerate(entry.queue):
             if letter.reply_to is None or is_stop(letter.message):
-                entry.queue.append(letter)
-                entry.left_over += left_over > 0
+                kept.append(letter)
+                entry.left_over += i < left_over
             else:
                 self._queued -= 1
                 after.do(letter.reply_to.fail, error)
-            left_over -= 1
+        entry.queue = kept
 
-    def _launch(self, incarnation: Incarnation) -> None:
-        """Start its thread; without the lock."""
+    def launch(self, incarnation: Incarnation) -> None:
+        """Have it begun; without the lock."""
         raise NotImplementedError
 
     def check_class(self) -> Blueprint:
@@ -464,6 +470,15 @@ def no_class(entry: Entry, cause: BaseException | None) -> Undeliverable:
     error = Undeliverable(entry.key, "has ended, and its registry has no class for a successor")
     error.__cause__ = cause
     return error
+
+
+def launch(incarnation: Incarnation) -> None:
+    """Have an incarnation begun, by the calling thread if that is about to wait for it."""
+    held = _waits.mine.held
+    if held is None:
+        incarnation.submit()
+    else:
+        held.append(incarnation)
 
 
 def _nothing() -> None:

@@ -22,9 +22,10 @@ import logging
 import threading
 import time
 import weakref
+from collections import deque
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import pykka
 
@@ -47,12 +48,14 @@ from pykka_registry._rows import (
     LAUNCH_AGAIN,
     Rows,
     abandoned,
+    launch,
     no_class,
     quarantined,
     stopped_at_rest,
     undeliverable,
 )
 from pykka_registry._supervision import Record
+from pykka_registry._turns import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -64,6 +67,14 @@ if TYPE_CHECKING:
 __all__ = ["Table"]
 
 T = TypeVar("T")
+
+
+class Joined(Protocol):
+    """A thread, or what is like one in this."""
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        ...
 
 
 class Table(Rows):
@@ -78,8 +89,8 @@ class Table(Rows):
         self.finished: Future[list[Hashable]] = Future()
         """The keys that were abandoned, once the registry has ended."""
         self._lock = threading.Lock()
-        self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """Threads that have nothing left to do but to end."""
+        self._leaving: weakref.WeakSet[Joined] = weakref.WeakSet()
+        """Who has nothing left to do but to end."""
         tables.add(self)
 
     # Reading: no lock, no message, no waiting.
@@ -150,7 +161,12 @@ class Table(Rows):
 
         """
         try:
-            self.start(request)
+            if timeout is None:
+                with Held() as held:
+                    self.start(request)
+                held.help(request.future)
+            else:
+                self.start(request)
             ref: Ref = request.future.get(timeout=timeout)
         except BaseException as error:
             crowd = self._change(partial(self._withdraw, request, timeout))
@@ -165,6 +181,11 @@ class Table(Rows):
         return ref
 
     # Letters.
+
+    def claim(self, key: Hashable) -> Life | None:
+        """Return the life of the key's incarnation, if the calling thread may run it just now."""
+        ref = self.active.get(key)
+        return ref._life if ref is not None and ref._life.claim() else None
 
     def deliver(self, key: Hashable, letter: Letter) -> None:
         """Take a letter to the key's incarnation, present or next; start one if there is none.
@@ -184,7 +205,7 @@ class Table(Rows):
         if self.refusal is None:
             ref = self.active.get(key)
             if ref is not None:
-                inbox = cast("Inbox", ref.actor_inbox)
+                inbox = ref._life.inbox
                 if letter.reply_to is not None:
                     letter.reply_to.sent_to(cast("Incarnation", inbox.owner).entry)
                 if inbox.accept(letter):
@@ -208,7 +229,7 @@ class Table(Rows):
         elif entry.state is State.QUARANTINED:
             raise undeliverable(entry)
         elif entry.state is State.ACTIVE:
-            self._accept(entry, letter)
+            self._accept(entry, letter, after)
         else:
             self._check_room(key)
             self._queue(entry, letter)
@@ -229,7 +250,7 @@ class Table(Rows):
                 self._give_up(entry, DeadLetterReason.STOPPED, stopped_at_rest(entry), after)
             after.do(letter.reply_to.give, False)
         elif entry.state is State.ACTIVE:
-            self._accept(entry, letter)
+            self._accept(entry, letter, after)
         else:
             self._queue(entry, letter)
 
@@ -296,25 +317,25 @@ class Table(Rows):
         incarnation.inbox.extend(self._take_queue(entry))
         self._move(entry, State.ACTIVE)
         self.courier.announce(Registered(entry.key, incarnation.number, ref))
-        requests, entry.requests = entry.requests, []
+        requests, entry.requests = entry.requests, ()
         for request in requests:
             after.do(request.future.give, ref)
         self._tell_watchers(entry.key, ref, after)
         self.admission.activate(incarnation)
         self._admit(after)
-        self._alarm_idle(incarnation)
+        self._alarm_idle(incarnation, after)
         if self.refusal is not None or self.admission.wants_place_of(incarnation):
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
         return True
 
     def passivate(self, incarnation: Incarnation, idle: float | None) -> None:
         """Let it retire once it has had no message for so many seconds, or never."""
 
-        def decide(_after: After) -> None:
+        def decide(after: After) -> None:
             incarnation.idle = idle
             incarnation.own_word = True
             if self._is_active(incarnation):
-                self._alarm_idle(incarnation)
+                self._alarm_idle(incarnation, after)
 
         self._change(decide)
 
@@ -326,7 +347,7 @@ class Table(Rows):
         """
         return self._change(partial(self._rest, incarnation))
 
-    def _rest(self, incarnation: Incarnation, _after: After) -> EndReason | None:
+    def _rest(self, incarnation: Incarnation, after: After) -> EndReason | None:
         if not self._is_active(incarnation):
             return None
         entry = incarnation.entry
@@ -338,7 +359,7 @@ class Table(Rows):
         elif incarnation.idle == 0 or asked is EndReason.IDLE:
             reason = EndReason.OWN_WORD if incarnation.own_word else EndReason.IDLE
         else:
-            self.admission.stay(incarnation)
+            self.admission.stay(incarnation, after.do)
             if self.refusal is not None:
                 self._alarm(entry, self._linger)
                 self._set_quiet(incarnation, quiet=True)
@@ -346,9 +367,9 @@ class Table(Rows):
         assert incarnation.life is not None
         if not incarnation.inbox.close_if_empty(incarnation.life.undeliverable):
             self._declined += 1
-            self._alarm_idle(incarnation)
-            incarnation.inbox.nudge()  # so that it looks again when that is done
-            self.admission.stay(incarnation)
+            self._alarm_idle(incarnation, after)
+            incarnation.inbox.nudge(after.do)  # so that it looks again when that is done
+            self.admission.stay(incarnation, after.do)
             return None
         self._stopping(incarnation)
         return reason
@@ -356,13 +377,13 @@ class Table(Rows):
     def decline(self, incarnation: Incarnation) -> None:
         """Take note that it was asked to retire, and has something to do."""
 
-        def decide(_after: After) -> None:
+        def decide(after: After) -> None:
             if incarnation.asked is not None:
                 incarnation.asked = None
                 self._declined += 1
                 if self._is_active(incarnation):
-                    self._alarm_idle(incarnation)
-                    self.admission.stay(incarnation)
+                    self._alarm_idle(incarnation, after)
+                    self.admission.stay(incarnation, after.do)
 
         self._change(decide)
 
@@ -384,7 +405,7 @@ class Table(Rows):
         letters: list[Letter] = []
         told: list[Any] = []
         asked: list[Mail] = []
-        for envelope in life.inbox.close(life.undeliverable):
+        for envelope in life.inbox.close(life.undeliverable, after.do):
             if isinstance(envelope, Letter):
                 if not is_expired(envelope):
                     letters.append(envelope)
@@ -394,7 +415,7 @@ class Table(Rows):
                 asked.append(envelope)
         self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, life.cause, after.do)
         if entry.state is State.STOPPING and entry.incarnation is incarnation:
-            entry.queue.extendleft(reversed(letters))
+            entry.queue = deque([*letters, *entry.queue])
             entry.left_over += len(letters)
             self._queued += len(letters)
         else:
@@ -413,18 +434,16 @@ class Table(Rows):
         incarnation: Incarnation,
         reason: EndReason,
         cause: BaseException | None,
-        *,
-        leaves: bool,
+        leaving: Joined | None,
     ) -> None:
         """Free the key, or hand it to a successor; no user code of it runs any more.
 
-        If it `leaves` the calling thread has nothing left to do but to end, and a shutdown waits
-        for that. It is noted in the same step, for the key may be all that the shutdown waits for.
+        What is `leaving` has a few lines left to run, and a shutdown waits for that. It is noted in the same step, for the key may be all that the shutdown waits for.
         """
 
         def decide(after: After) -> None:
-            if leaves:
-                self._leaving.add(threading.current_thread())
+            if leaving is not None:
+                self._leaving.add(leaving)
             self._ended(incarnation, reason, cause, after)
 
         self._change(decide)
@@ -645,7 +664,7 @@ class Table(Rows):
             self._alarm(entry, self.policy.start_timeout)
         elif not incarnation.begun:
             self._alarm(entry, LAUNCH_AGAIN)
-            after.do(self._launch, incarnation)
+            after.do(launch, incarnation)
         else:
             self._abandon(entry, after)
             self._admit(after)
@@ -662,7 +681,7 @@ class Table(Rows):
             self._alarm(incarnation.entry, left)
         elif incarnation.asked is None:
             incarnation.asked = reason
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
 
     # Shutting down.
 
@@ -697,7 +716,7 @@ class Table(Rows):
             assert incarnation is not None
             if incarnation.inbox.idle_since() is not None:
                 incarnation.asked = EndReason.DRAINED
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
         elif incarnation is None and entry.state is State.QUARANTINED:
             self._release(entry)
         elif incarnation is None or not incarnation.launched:
@@ -706,10 +725,15 @@ class Table(Rows):
 
     def retire(self) -> bool:
         """Let those go that have nothing to do; true if there are none left."""
-        with self._lock:
-            for ref in self.active.values():
-                cast("Inbox", ref.actor_inbox).nudge()
+
+        def decide(after: After) -> bool:
+            for entry in self._entries.values():
+                if entry.state is State.ACTIVE:
+                    assert entry.incarnation is not None
+                    entry.incarnation.inbox.nudge(after.do)
             return len(self._entries) == self._states[State.QUARANTINED]
+
+        return self._change(decide)
 
     def abandon(self) -> list[Hashable]:
         """Quarantine what has not ended; return its keys, and of those that were before."""
@@ -750,9 +774,9 @@ class Table(Rows):
     def join(self) -> None:
         """Wait for the threads that are about to end, so that a shutdown leaves none."""
         with self._lock:
-            threads = list(self._leaving)
-        for thread in threads:
-            thread.join()
+            leaving = list(self._leaving)
+        for one in leaving:
+            one.join()
 
     def check_process(self) -> None:
         """Raise `RegistryStopped` in a forked child."""
@@ -765,6 +789,20 @@ class Table(Rows):
             isinstance(runs, Incarnation) and runs.entry.table is self
             for runs in _waits.runs_here()
         )
+
+    def place_holders(self) -> Sequence[int]:
+        """Return the threads any one of which can make way for who waits for a place.
+
+        Takes no lock. There may be a million entries: this is called only for a handler that waits
+        for a place.
+        """
+        threads = [
+            incarnation.runner or _waits.NOBODY_YET
+            for entry in list(self._entries.values())
+            if (incarnation := entry.incarnation) is not None
+            and self.admission.makes_way(incarnation)
+        ]
+        return threads or [_waits.NOBODY_YET]
 
     # Being waited for: a shutdown ends when the last of the incarnations has.
 
@@ -787,6 +825,13 @@ class Table(Rows):
 
     def was_withdrawn(self) -> None:
         """Do nothing: a shutdown goes on all the same."""
+
+    def help(self, _until: Future[Any]) -> bool:
+        """Return false: a shutdown has a thread of its own."""
+        return False
+
+    def rescue(self) -> None:
+        """Do nothing: a shutdown has a thread of its own."""
 
     def forked(self) -> None:
         """Refuse everything: the threads that served this table exist in the parent only."""
@@ -813,7 +858,8 @@ class Table(Rows):
             raise
         return result
 
-    def _launch(self, incarnation: Incarnation) -> None:
+    def launch(self, incarnation: Incarnation) -> None:
+        """Have it begun by its runtime."""
         try:
             incarnation.blueprint.aggregate_class._pykka_registry_launch(incarnation)
         except (RuntimeError, MemoryError) as error:  # there are too many threads
@@ -823,7 +869,7 @@ class Table(Rows):
         if incarnation.begun or not incarnation.launched:
             return
         if self._is_due(incarnation):
-            self.admission.refuse(incarnation, error)
+            self.admission.refuse(incarnation, error, after.do)
             self._alarm(incarnation.entry, max(incarnation.due_by - time.monotonic(), 0))
             self._drop_if_unwanted(incarnation.entry, after)
         else:
