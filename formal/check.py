@@ -62,6 +62,7 @@ THREE_KEYS = "a c? | b a"
 ONE_PLACE = "MAX_LIVE=1 FAILURES=1"
 TWO_PLACES = "MAX_LIVE=2 FAILURES=0 STOPS=0"
 HANGING = "MAX_LIVE=2 FAILURES=0 STOPS=0 HANGS=1"
+VISITED = "MAX_LIVE=1 FAILURES=0 STOPS=0 VISITS=1"
 
 WORLDS = [
     Check("one key", "a a? a | a? a a?", "FAILURES=1 STOPS=1"),
@@ -76,6 +77,7 @@ WORLDS = [
         "MAX_LIVE=2 MAX_STARTING=1 FAILURES=1",
     ),
     Check("three keys, two places, one handler hangs", THREE_KEYS, HANGING),
+    Check("two keys, one place, one is visited between two looks", TWO_KEYS, VISITED),
     Check("one key: every run ends", ONE_KEY, "", ends=True),
     Check("two keys, one place: every run ends", TWO_KEYS, ONE_PLACE, ends=True),
     Check("three keys, two places: every run ends", THREE_KEYS, TWO_PLACES, ends=True),
@@ -86,7 +88,7 @@ POSSIBILITIES = [
     Check("a successor handles what was left over", ONE_KEY, "REACH=TAKEOVER", POSSIBLE),
     Check("an expired letter is skipped", ONE_KEY, "REACH=EXPIRY", POSSIBLE),
     Check("an inbox has closed since a sender found it", ONE_KEY, "REACH=REFUSED", POSSIBLE),
-    Check("one that is hidden still gets a letter", ONE_KEY, "REACH=LATE_PUT", POSSIBLE),
+    Check("one that is hidden still gets a letter", ONE_KEY, "ABANDONS=1 REACH=LATE_PUT", POSSIBLE),
     Check("who wants to retire has got a letter", ONE_KEY, "REACH=DECLINE", POSSIBLE),
     Check("who retires has a successor at once", ONE_KEY, "REACH=SUCCESSOR", POSSIBLE),
     Check("a key is active again after a rest", ONE_KEY, "REACH=RANG", POSSIBLE),
@@ -95,7 +97,15 @@ POSSIBILITIES = [
     Check("a key is dropped that nobody waits for", ONE_KEY, "REACH=UNWANTED", POSSIBLE),
     Check("letters of one given up are reported", ONE_KEY, "ABANDONS=1 REACH=GIVEN_UP", POSSIBLE),
     Check("one is given up before it begins", ONE_KEY, "ABANDONS=1 REACH=NEVER_MIND", POSSIBLE),
-    Check("a stranger's left-overs come too late", ONE_KEY, "OUTSIDERS=1 REACH=TOO_LATE", POSSIBLE),
+    Check(
+        "left-overs of a late stranger, if an end is three steps",
+        ONE_KEY,
+        "OUTSIDERS=1 THREE_STEPS REACH=TOO_LATE",
+        POSSIBLE,
+    ),
+    Check(
+        "letters of one stopped at rest are reported", ONE_KEY, "REACH=STOPPED_AT_REST", POSSIBLE
+    ),
     Check("who is idle makes room", TWO_KEYS, "MAX_LIVE=1 REACH=EVICTION", POSSIBLE),
     Check(
         "who is to make room has got a letter",
@@ -115,10 +125,18 @@ GUARDS = [
     Check("to find an inbox empty and to close it is one step", ONE_KEY, "NO_ATOMIC_REST", "lost"),
     Check("a closed inbox refuses", ONE_KEY, "NO_CLOSED_LOOK", "lost"),
     Check("left-overs are kept", ONE_KEY, "NO_REQUEUE", "lost"),
-    Check("left-overs go before what came later", ONE_KEY, "NO_FRONT", "out_of_order"),
+    Check(
+        "left-overs go to the front, if an end is three steps",
+        ONE_KEY,
+        "THREE_STEPS NO_FRONT",
+        "out_of_order",
+    ),
     Check("left-overs of one given up are reported", ONE_KEY, "ABANDONS=1 NO_OWNER_LOOK", "lost"),
     Check(
-        "left-overs that come too late are reported", ONE_KEY, "OUTSIDERS=1 NO_OWNER_LOOK", "lost"
+        "the same for a late stranger, if an end is three steps",
+        ONE_KEY,
+        "OUTSIDERS=1 THREE_STEPS NO_OWNER_LOOK",
+        "lost",
     ),
     Check("a key with letters gets a successor", ONE_KEY, "NO_QUEUE_LOOK", "lost"),
     Check("letters that have waited go first", ONE_KEY, "NO_MOVE_FIRST", "out_of_order"),
@@ -148,6 +166,7 @@ GUARDS = [
     ),
     Check("who declines has others asked", THREE_KEYS, HANGING + " NO_RELIEF", DEADLOCK),
     Check("nobody is counted on for ever", THREE_KEYS, HANGING + " NO_TICK", DEADLOCK),
+    Check("who was taken for visited is looked at again", TWO_KEYS, VISITED + " NO_TICK", DEADLOCK),
 ]
 
 SPARE = [
@@ -158,9 +177,17 @@ SPARE = [
     Check("who was asked to go says that it is busy", TWO_KEYS, ONE_PLACE + " NO_DECLINE"),
     Check("the same, where one hangs", THREE_KEYS, HANGING + " NO_DECLINE"),
     Check(
-        "the look whose the left-overs are, if an end is one step",
+        "the look whose the left-overs are, where none is given up",
         ONE_KEY,
-        "OUTSIDERS=1 FAILURES=1 ONE_STEP NO_OWNER_LOOK",
+        "OUTSIDERS=1 FAILURES=1 NO_OWNER_LOOK",
+    ),
+    Check("left-overs go to the front", ONE_KEY, "FAILURES=1 STOPS=1 NO_FRONT"),
+    Check("an end is one step", ONE_KEY, "FAILURES=1 STOPS=1 THREE_STEPS"),
+    Check("the same, where one is given up", ONE_KEY, "FAILURES=1 STOPS=0 ABANDONS=1 THREE_STEPS"),
+    Check(
+        "the same, where a stranger ends one",
+        ONE_KEY,
+        "FAILURES=1 STOPS=0 OUTSIDERS=1 THREE_STEPS",
     ),
 ]
 

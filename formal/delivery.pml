@@ -48,6 +48,9 @@
 #ifndef HANGS
 #define HANGS 0 /* how many handlers may never return */
 #endif
+#ifndef VISITS
+#define VISITS 0 /* how often those who look for one to ask may take who sleeps for visited, twice */
+#endif
 #ifndef ABANDONS
 #define ABANDONS 0 /* 1: the registry may give up on key 0, once */
 #endif
@@ -118,6 +121,7 @@ byte target = NONE;        /* the one that a stranger ends or gives up */
 byte failures = FAILURES;
 byte stops = STOPS;
 byte hangs = HANGS;
+byte visits = VISITS;
 bool hung[KEYS]; /* the key's handler will never return */
 
 hidden byte x, n, i; /* for use within a step */
@@ -157,6 +161,7 @@ inline violated(flag) {
 #define UNWANTED 15          /* a key that waits for its turn is dropped, for all asks have expired */
 #define TOO_LATE 16          /* a stranger's left-overs come when the incarnation has ended */
 #define NEEDLESS_EVICTION 17 /* an incarnation makes room, and nobody wants it */
+#define STOPPED_AT_REST 18   /* letters of a key that rests are reported, for it is stopped */
 
 #ifdef REACH
 #define REACHED_IF(condition, what) if :: (condition) -> assert(REACH != what) :: else fi
@@ -234,6 +239,13 @@ inline nudge(slot) {
 /* May be asked to go; and of these, one that sleeps. */
 #define MAY_GO(k) (state[k] == ACTIVE && asked[k] == NOBODY_ASKED)
 #define SLEEPS(k) (MAY_GO(k) && parked[published[k]])
+#if KEYS == 1
+#define ANY_SLEEPS SLEEPS(0)
+#elif KEYS == 2
+#define ANY_SLEEPS (SLEEPS(0) || SLEEPS(1))
+#else
+#define ANY_SLEEPS (SLEEPS(0) || SLEEPS(1) || SLEEPS(2))
+#endif
 
 inline evict(k) {
   asked[k] = EVICTED;
@@ -253,24 +265,42 @@ inline nudge_if_busy(k) {
 #endif
 }
 
+inline nudge_if_awake(k) {
+  if
+  :: SLEEPS(k)
+  :: else -> nudge_if_busy(k)
+  fi
+}
+
 /*
  * Admission._relieve: ask as many to go as places are wanted. Which ones is left open, for it is a
  * matter of speed only. One that does not sleep may be among them: a letter may have come since the
- * look whether it does.
+ * look whether it does. Sieve.choose looks at each of them twice, and inboxes are not under the
+ * table's lock: who sleeps both times, but was visited before each, is neither asked nor nudged.
  */
 inline relieve() {
   do
   :: WANTED <= 0 -> break
+#if VISITS
+  :: WANTED > 0 && visits > 0 -> visits--; nudge_if_awake(0);
+#if KEYS > 1
+     nudge_if_awake(1);
+#endif
+#if KEYS > 2
+     nudge_if_awake(2);
+#endif
+     break
+#endif
   :: WANTED > 0 && MAY_GO(0) -> evict(0)
 #if KEYS == 1
-  :: WANTED > 0 && !SLEEPS(0) -> nudge_if_busy(0); break
+  :: WANTED > 0 && !ANY_SLEEPS -> nudge_if_busy(0); break
 #elif KEYS == 2
   :: WANTED > 0 && MAY_GO(1) -> evict(1)
-  :: WANTED > 0 && !SLEEPS(0) && !SLEEPS(1) -> nudge_if_busy(0); nudge_if_busy(1); break
+  :: WANTED > 0 && !ANY_SLEEPS -> nudge_if_busy(0); nudge_if_busy(1); break
 #else
   :: WANTED > 0 && MAY_GO(1) -> evict(1)
   :: WANTED > 0 && MAY_GO(2) -> evict(2)
-  :: WANTED > 0 && !SLEEPS(0) && !SLEEPS(1) && !SLEEPS(2) ->
+  :: WANTED > 0 && !ANY_SLEEPS ->
      nudge_if_busy(0); nudge_if_busy(1); nudge_if_busy(2); break
 #endif
   od
@@ -427,7 +457,7 @@ sent:
 }
 
 /*
- * The end of an incarnation that fails, or is asked to stop: three steps.
+ * The end of an incarnation that fails, or is asked to stop.
  */
 
 /* Table._stopping: senders find it no more. */
@@ -458,7 +488,7 @@ inline close(slot, by) {
   od
 }
 
-/* Table._requeue: keep what was left over for the successor, before all that came later. */
+/* In Table._close_inbox: keep what was left over for the successor, before all that came later. */
 inline requeue(k, by, is_its_entry) {
   n = len(queue[k]);
   do
@@ -482,6 +512,18 @@ inline requeue(k, by, is_its_entry) {
   :: else -> break
   od
 #endif
+}
+
+/*
+ * Table._close_inbox, all under the table's lock. Who has found the inbox before needs only that
+ * one's lock, so in Python he may come in between. If he does before it closes, this is as good as
+ * before the step, for he looks at nothing else; if he is refused it is as good as after the step,
+ * for he then needs the table's lock.
+ */
+inline close_inbox(k, slot, by) {
+  stopping(k);
+  close(slot, by);
+  requeue(k, by, true)
 }
 
 /*
@@ -698,17 +740,16 @@ rest:
   }
 
 finish:
-#ifdef ONE_STEP
-  atomic { stopping(k); close(me, me); requeue(k, me, true) }
-#else
+  /* Life.end and Table._close_inbox, before the stop flag is set. */
 #ifdef NO_STOPPING_FIRST
   atomic { close(me, me) }
-  atomic { stopping(k) }
-#else
+  atomic { stopping(k); requeue(k, me, true) }
+#elif defined(THREE_STEPS)
   atomic { stopping(k) }
   atomic { close(me, me) }
-#endif
   atomic { requeue(k, me, true) }
+#else
+  atomic { close_inbox(k, me, me) }
 #endif
 
 on_stop:
@@ -782,7 +823,7 @@ ended:
 }
 #undef k
 
-/* Table._rung, of a key that has rested, or was in quarantine, for long enough. */
+/* Table._rung, of a key that has rested, or was in quarantine, for long enough; Table.release. */
 proctype Timer(byte k) {
 end_timer:
   do
@@ -797,16 +838,32 @@ end_timer:
        state[k] == QUARANTINED && !launched[SLOT(k)] && !launched[SLOT(k) + 1] ->
        state[k] = ABSENT
      }
+  /* Table._stop, of a key that rests: what waits is reported, and nothing starts. */
+  :: atomic {
+       state[k] == BACKOFF && stops > 0 ->
+       REACHED_IF(len(queue[k]) > 0, STOPPED_AT_REST);
+       stops--;
+       report_all(queue[k]);
+       state[k] = ABSENT
+     }
   od
 }
 
-#if HANGS && !defined(NO_TICK)
-/* Table.tick and Admission.tick: count no longer on those who have not gone by now. */
+#if (HANGS || VISITS) && !defined(NO_TICK)
+/* Table.tick and Admission.tick: count no longer on those who have not gone by now, and look again
+   whom to ask. Python does so twice a second, come what may. Here it happens only for what the tick
+   is there for, else it would hide what somebody has left undone. */
+#if VISITS
+#define DUE_FOR_A_TICK (SUM(leaving) > 0 || (WANTED > 0 && ANY_SLEEPS))
+#else
+#define DUE_FOR_A_TICK (SUM(leaving) > 0)
+#endif
+
 proctype Ticker() {
 end_ticker:
   do
   :: atomic {
-       SUM(leaving) > 0 && SUM(waiting) > 0 ->
+       SUM(waiting) > 0 && DUE_FOR_A_TICK ->
        for (i : 0 .. KEYS - 1) { leaving[i] = false }
        admit()
      }
@@ -873,7 +930,8 @@ end_abandoner:
        report_all(queue[0]);
        admit()
      }
-     /* Life.hand_out, in the thread that gives up. */
+     /* Life.abandon and in it Life.end, in the thread that gives up. */
+#ifdef THREE_STEPS
      atomic {
        if
        :: target != GONE -> close(target, ABANDONER)
@@ -881,6 +939,14 @@ end_abandoner:
        fi
      }
      atomic { requeue(0, ABANDONER, target != GONE) }
+#else
+     atomic {
+       if
+       :: target != GONE -> close_inbox(0, target, ABANDONER)
+       :: else /* it has closed it itself */
+       fi
+     }
+#endif
   /* Table._give_up: it waits in vain for a place. */
   :: atomic {
        waiting[0] ->
@@ -897,14 +963,7 @@ end_abandoner:
 proctype Outsider() {
 end_outsider:
   atomic { published[0] != NONE -> target = published[0] }
-#ifdef ONE_STEP
-  atomic {
-    if
-    :: target != GONE -> stopping(0); close(target, OUTSIDER); requeue(0, OUTSIDER, true)
-    :: else
-    fi
-  }
-#else
+#ifdef THREE_STEPS
   atomic {
     if
     :: target != GONE -> stopping(0)
@@ -920,6 +979,13 @@ end_outsider:
   atomic {
     REACHED_IF(target == GONE && len(left[OUTSIDER]) > 0, TOO_LATE);
     requeue(0, OUTSIDER, target != GONE)
+  }
+#else
+  atomic {
+    if
+    :: target != GONE -> close_inbox(0, target, OUTSIDER)
+    :: else /* it has ended by itself */
+    fi
   }
 #endif
 }
@@ -959,7 +1025,7 @@ init {
     for (j : 0 .. SENDERS - 1) { run Sender(j) }
     for (j : 0 .. SLOTS - 1) { run Incarnation(j) }
     for (j : 0 .. KEYS - 1) { run Timer(j) }
-#if HANGS && !defined(NO_TICK)
+#if (HANGS || VISITS) && !defined(NO_TICK)
     run Ticker();
 #endif
     run Clock();
