@@ -655,7 +655,7 @@ class Table(Rows):
         elif incarnation is None:
             self._release(entry)
         elif entry.state is State.ACTIVE:
-            self._check_idle(incarnation, now)
+            self._check_idle(incarnation, now, after)
         elif self._is_crowded(entry):
             error = Overloaded(entry.key, self._crowd(self.policy.start_timeout))
             error.__cause__ = self.admission.no_thread
@@ -669,7 +669,7 @@ class Table(Rows):
             self._abandon(entry, after)
             self._admit(after)
 
-    def _check_idle(self, incarnation: Incarnation, now: float) -> None:
+    def _check_idle(self, incarnation: Incarnation, now: float, after: After) -> None:
         """Ask it to retire if it has been idle for long enough, else look again then."""
         since = incarnation.inbox.idle_since()
         idle, reason = incarnation.idle, EndReason.IDLE

@@ -360,8 +360,8 @@ def test_who_sets_the_stop_flag_from_outside_loses_nothing(
     close = Inbox.close
     (own,) = [thread for thread in threading.enumerate() if thread.name == "Writer-1"]
 
-    def close_and_wait(inbox: Inbox, error: Any) -> Any:
-        left = close(inbox, error)
+    def close_and_wait(inbox: Inbox, error: Any, later: Any) -> Any:
+        left = close(inbox, error, later)
         gate.open()
         own.join(0.2)  # it must not end before what it has left over is handed on
         return left
