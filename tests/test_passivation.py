@@ -680,6 +680,7 @@ def test_idle_bookkeeping_wakes_no_aggregate_and_sets_no_alarm_for_a_message(
         assert registry.stats().ends == {}
 
 
+@pytest.mark.threads
 def test_idle_times_need_no_thread_of_their_own() -> None:
     with AggregateRegistry.start(Worded, idle=IDLE) as registry:
         before = set(threading.enumerate())
