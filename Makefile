@@ -68,6 +68,8 @@ bench: .venv/bench
 	$(PY) benchmarks/lookup.py
 	$(PY) benchmarks/eviction.py --plot docs/eviction.svg
 	$(PY) -m tests.conservation
+	$(PY) -m benchmarks.soak --seconds 60
+	$(PY) -m benchmarks.runtime --plot docs/throughput.svg
 
 clean:
 	rm -rf .venv .wheel-venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build demo dist
