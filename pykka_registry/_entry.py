@@ -178,6 +178,11 @@ class Entry(Owner):
 
     # Being waited for, by letters and requests: for whoever runs the key now.
 
+    @property
+    def yields_to_timeouts(self) -> bool:
+        """False: a cycle of aggregates is refused whatever the timeout."""
+        return False
+
     def key_of(self) -> tuple[Hashable, ...]:
         """Return the key."""
         return (self.key,)

@@ -247,10 +247,14 @@ class Future(pykka.Future[T]):
     def _obtain(self, deadline: float | None, timeout: float | None) -> None:
         """Wait until there is a result or a hook."""
         target = self.target
-        if target is not None and timeout is None:
-            while target.help(self):
-                if self.done():
-                    return
+        if target is not None:
+            if timeout is None:
+                while target.help(self):
+                    if self.done():
+                        return
+            elif target.yields_to_timeouts:
+                self._wait(deadline, timeout)
+                return
         try:
             with _waits.blocked_on(self):
                 self._wait(deadline, timeout)

@@ -70,7 +70,12 @@ class PooledActor(pykka.Actor):
     @property
     def actor_ref(self) -> pykka.ActorRef[Any]:
         """See `pykka.Actor.actor_ref`."""
-        return self._pykka_registry_ref
+        try:
+            return self._pykka_registry_ref
+        except AttributeError:
+            cls = type(self).__name__
+            msg = f"{cls} has no ref yet: its __init__ must call super().__init__() first"
+            raise AttributeError(msg) from None
 
     def _start_actor_loop(self) -> None:
         turns = self._pykka_registry_turns
@@ -112,6 +117,8 @@ class _ActorTurns(Turns, Runs):
         self._urn = actor.actor_urn
         self._has_started = False
         self._stops_all = False
+
+    yields_to_timeouts = True
 
     def key_of(self) -> tuple[Hashable, ...]:
         """Return what to name it by."""
@@ -170,7 +177,12 @@ class _ActorTurns(Turns, Runs):
                     fail(envelope, error)
                     self.note_answer(error)
             except BaseException as error:  # noqa: BLE001
-                self.end_with(error, envelope)
+                if is_stop(envelope.message):  # it came from on_stop, so that has run
+                    self._note_interrupt(error)
+                    self._note_failure(error)
+                    answer(envelope, None)
+                else:
+                    self.end_with(error, envelope)
         return actor.actor_stopped.is_set()
 
     def note_answer(self, error: Exception) -> None:

@@ -36,6 +36,7 @@ from pykka_registry._supervision import Failures, Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._after import After
     from pykka_registry._future import Future
     from pykka_registry._inbox import Letter

@@ -806,6 +806,11 @@ class Table(Rows):
 
     # Being waited for: a shutdown ends when the last of the incarnations has.
 
+    @property
+    def yields_to_timeouts(self) -> bool:
+        """False: a cycle is refused whatever the timeout."""
+        return False
+
     def key_of(self) -> tuple[Hashable, ...]:
         """Return nothing: a registry has no key."""
         return ()

@@ -69,12 +69,22 @@ def in_pool(
 ) -> None:
     """Have it run by the executor, or by the shared pool if that is `None`.
 
-    If it was shut down, or has no thread to give, a spare thread does it.
+    If it was or will be shut down, or has no thread to give, a spare thread does it.
     """
     try:
-        (executor or _shared.get()).submit(function, *args)
+        if executor is None:
+            _shared.get().submit(function, *args)
+            return
+        task = executor.submit(function, *args)
     except RuntimeError:
         in_spare_thread(function, *args)
+        return
+
+    def look_whether_it_was_cancelled(task: concurrent.futures.Future[object]) -> None:
+        if task.cancelled():
+            in_spare_thread(function, *args)
+
+    task.add_done_callback(look_whether_it_was_cancelled)
 
 
 def in_spare_thread(function: Callable[..., object], *args: Any) -> None:

@@ -61,6 +61,11 @@ __all__ = [
 class Waited(Protocol):
     """Something that is waited for, which some threads may be bringing about."""
 
+    @property
+    def yields_to_timeouts(self) -> bool:
+        """Whether a wait for it that has a timeout is left to that, even in a cycle, as in Pykka."""
+        ...
+
     def key_of(self) -> tuple[Hashable, ...]:
         """Return the key to name it by, or nothing if it has none."""
         ...
@@ -99,6 +104,7 @@ class Runs:
     __slots__ = ()
 
     runner: int | None = None
+    yields_to_timeouts = False
 
     def holders(self) -> Sequence[int] | None:
         """Return `None`: it waits for no place."""

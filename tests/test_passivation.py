@@ -469,11 +469,11 @@ def slip_in_before_it_looks(
     slipped: list[str] = []
     nudge = Inbox.nudge
 
-    def put_and_nudge(self: Inbox) -> None:
+    def put_and_nudge(self: Inbox, *later: Any) -> None:
         if not slipped and self.owner is not None:
             self.accept(letter)
             slipped.append("before it looks")
-        nudge(self)
+        nudge(self, *later)
 
     monkeypatch.setattr(Inbox, "nudge", put_and_nudge)
     return slipped
