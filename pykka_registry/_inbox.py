@@ -82,13 +82,17 @@ def _now(wake: Wake) -> object:
 class Inbox:
     """A queue with many writers and one reader, in the shape that Pykka asks of an inbox.
 
-    All fields but `owner` are touched only under `_lock`, which is a leaf: nothing that is not this
-    module's runs under it. Waking may run an executor's code, so it is done after the lock is
+    All fields but `owner` and `_batch` are touched only under `_lock`, which is a leaf: nothing that
+    is not this module's runs under it. What the reader has taken over at once is in `_batch`; the
+    reader takes from that without the lock, and who closes the inbox takes what is left: to take
+    one from a `deque` is atomic, on a free-threaded build too, so each goes to one of the two.
+    Waking may run an executor's code, so it is done after the lock is
     released, or handed to `later` by whoever holds another lock. `owner` is set once, before the
     actor's constructor runs. `closed` turns true once, and may be read without the lock.
     """
 
     __slots__ = (
+        "_batch",
         "_envelopes",
         "_error",
         "_idle_since",
@@ -106,6 +110,8 @@ class Inbox:
         self._lock = threading.Lock()
         self._envelopes: deque[Mail] | None = None
         """There while there is something in it: an empty one takes 600 bytes."""
+        self._batch: deque[Mail] | tuple[()] = ()
+        """What comes before them, taken over by the reader."""
         self._error: Callable[[], pykka.ActorDeadError] | None = None
         """Makes what a refused message fails with, once the inbox is closed."""
         self._parked: Wake | None = None
@@ -209,7 +215,7 @@ class Inbox:
 
     def empty(self) -> bool:
         """Tell whether there is nothing to get; out of date as soon as it is said."""
-        return not self._envelopes
+        return not self._batch and not self._envelopes
 
     # For a reader that is a thread.
 
@@ -227,16 +233,19 @@ class Inbox:
         asleep = threading.Lock()
         asleep.acquire()
         while True:
+            if self._batch:
+                with contextlib.suppress(IndexError):  # it was closed meanwhile
+                    return self._batch.popleft()
             with self._lock:
                 if self._envelopes:
-                    return self._take()
+                    return self._take_over()
                 if not self._park(asleep.release):
                     self._nudged = False
                     return None
             if not asleep.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
                 with self._lock:
                     self._parked = None
-                    return self._take() if self._envelopes else None
+                    return self._take_over() if self._envelopes else None
 
     # For a reader that runs in turns.
 
@@ -248,10 +257,16 @@ class Inbox:
             `NOTHING`.
 
         """
+        if self._batch:
+            try:
+                return self._batch.popleft()
+            except IndexError:  # it was closed meanwhile
+                pass
         with self._lock:
             if self._envelopes:
-                return self._take()
+                return self._take_over()
             if self._error is None and not self._nudged:
+                self._batch = ()
                 return NOTHING
             self._nudged = False
             return None
@@ -274,7 +289,7 @@ class Inbox:
     def leave(self, wake: Wake) -> bool:
         """End a turn; true if there is more to do, so that the reader is due. Atomic."""
         with self._lock:
-            if not self._envelopes and self._park(wake):
+            if not self._batch and not self._envelopes and self._park(wake):
                 return False
             self._is_due = True
             return True
@@ -292,7 +307,7 @@ class Inbox:
 
         """
         with self._lock:
-            if self._envelopes:
+            if self._batch or self._envelopes:
                 return False
             self._error = error
             return True
@@ -309,7 +324,11 @@ class Inbox:
         """
         with self._lock:
             self._error = error
-            left = list(self._envelopes or ())
+            left: list[Mail] = []
+            while self._batch:
+                with contextlib.suppress(IndexError):
+                    left.append(self._batch.popleft())
+            left += self._envelopes or ()
             self._envelopes = None
             wake = self._unpark()
         if wake is not None:
@@ -337,13 +356,12 @@ class Inbox:
 
     # What follows needs the lock.
 
-    def _take(self) -> Mail:
+    def _take_over(self) -> Mail:
+        """Let the reader have all that there is, and return the first of it."""
         assert self._envelopes
         self._worked = True
-        envelope = self._envelopes.popleft()
-        if not self._envelopes:
-            self._envelopes = None
-        return envelope
+        self._batch, self._envelopes = self._envelopes, None
+        return self._batch.popleft()
 
     def _park(self, wake: Wake) -> bool:
         """Park the reader, which has found nothing, unless it is to look up."""
@@ -384,11 +402,12 @@ def is_expired(letter: Letter) -> bool:
 
 def answer(envelope: Mail, value: Any) -> None:
     """Reply to whoever asked, if anybody did."""
-    if envelope.reply_to is not None:
-        with contextlib.suppress(
-            queue.Full
-        ):  # the asker has set its own future; that must not end the actor
-            envelope.reply_to.set(value)
+    future = envelope.reply_to
+    if isinstance(future, Future):
+        future.give(value)  # or the asker has set its own future; that must not end the actor
+    elif future is not None:
+        with contextlib.suppress(queue.Full):
+            future.set(value)
 
 
 def fail(envelope: Mail, error: BaseException) -> None:

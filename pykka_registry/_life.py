@@ -203,13 +203,23 @@ class Life:
             if reason is not None:
                 self._passivate(reason)
                 return reason
-        elif not self.stopped.is_set():
+        else:
             if incarnation.asked is not None:
                 incarnation.entry.table.decline(incarnation)
-            reason = self._handle(envelope)
+            future = envelope.reply_to
+            if isinstance(future, Future) and not future.begin():
+                return None  # whoever asked has been told that it will not be handled
+            try:
+                reply = self.actor._handle_receive(envelope.message)  # type: ignore[union-attr]
+            except BaseException as error:  # noqa: BLE001
+                reason = self._handle_exception(error, envelope)
+            else:
+                if future is None and not self.stopped._is_set:
+                    return None
+                reason = self._handle_reply(reply, envelope)
             if reason is not None:
                 return reason
-        if not self.stopped.is_set() and not self.inbox.closed:
+        if not self.stopped._is_set and not self.inbox.closed:
             return None
         # Somebody has set the flag, which Pykka's own stop does only after this:
         self.hide()
@@ -302,31 +312,27 @@ class Life:
                     self.stops = deque()
         self.stops.append(envelope)
 
-    def _handle(self, envelope: Mail) -> EndReason | None:
-        """Handle one message; the result is why the aggregate ends, if it does."""
-        if isinstance(envelope.reply_to, Future) and not envelope.reply_to.begin():
-            return None  # whoever asked has been told that it will not be handled
-        try:
-            reply = self.receive(envelope.message)
-        except Exception as error:  # noqa: BLE001
-            if envelope.reply_to is None:
-                self.fail(error)
-                return EndReason.FAILED
-            fail(envelope, error)
-            self.note_answer(error)
-        except BaseException as error:  # noqa: BLE001
-            if is_stop(envelope.message):  # it came from on_stop, so that has run
-                self.note_interrupt(error)
-                self._note_stop(envelope)
-                self._log_failed_hook(error)
-                return EndReason.STOPPED
+    def _handle_reply(self, reply: Any, envelope: Mail) -> EndReason | None:
+        if is_stop(envelope.message):
+            self._note_stop(envelope)
+            return EndReason.STOPPED
+        answer(envelope, reply)
+        return None
+
+    def _handle_exception(self, error: BaseException, envelope: Mail) -> EndReason | None:
+        if is_stop(envelope.message):  # it came from on_stop, so that has run
+            self.note_interrupt(error)
+            self._note_stop(envelope)
+            self._log_failed_hook(error)
+            return EndReason.STOPPED
+        if not isinstance(error, Exception):
             self.end_with(error, envelope)
             return EndReason.FAILED
-        else:
-            if is_stop(envelope.message):
-                self._note_stop(envelope)
-                return EndReason.STOPPED
-            answer(envelope, reply)
+        if envelope.reply_to is None:
+            self.fail(error)
+            return EndReason.FAILED
+        fail(envelope, error)
+        self.note_answer(error)
         return None
 
     def note_answer(self, error: Exception) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import pykka
 from pykka import messages
 
+from pykka_registry._events import EndReason
 from pykka_registry._flag import StopFlag
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
@@ -148,42 +149,45 @@ class _ActorTurns(Turns, Runs):
         assert self._actor is not None
         return self._actor._handle_receive(message)
 
-    def start_up(self) -> bool:
-        """Run `on_start`, in the first turn; true if the actor ends."""
+    def start_up(self) -> EndReason | None:
+        """Run `on_start`, in the first turn; the result is why the actor ends, if it does."""
         actor = self._actor
         assert actor is not None
-        if not self._has_started:
-            self._has_started = True
-            try:
-                actor.on_start()
-            except BaseException as error:  # noqa: BLE001  # what Pykka does not survive here
-                self._note_interrupt(error)
-                self._note_failure(error)
-        return actor.actor_stopped.is_set()
+        if self._has_started:
+            return None
+        self._has_started = True
+        try:
+            actor.on_start()
+        except BaseException as error:  # noqa: BLE001  # what Pykka does not survive here
+            self._note_interrupt(error)
+            self._note_failure(error)
+        return EndReason.START_FAILED if actor.actor_stopped.is_set() else None
 
-    def handle(self, envelope: Mail | None) -> bool:
-        """Handle a message as Pykka's loop does; true if the actor ends."""
+    def step(self, envelope: Mail | None) -> EndReason | None:
+        """Handle a message as Pykka's loop does; the result is why the actor ends, if it does."""
         actor = self._actor
         assert actor is not None
         if envelope is not None:
             if isinstance(envelope.reply_to, Future):
                 envelope.reply_to.begin()
             try:
-                answer(envelope, self.receive(envelope.message))
-            except Exception as error:  # noqa: BLE001
-                if envelope.reply_to is None:
-                    self._fail(error)
-                else:
-                    fail(envelope, error)
-                    self.note_answer(error)
+                answer(envelope, actor._handle_receive(envelope.message))
             except BaseException as error:  # noqa: BLE001
-                if is_stop(envelope.message):  # it came from on_stop, so that has run
-                    self._note_interrupt(error)
-                    self._note_failure(error)
-                    answer(envelope, None)
-                else:
-                    self.end_with(error, envelope)
-        return actor.actor_stopped.is_set()
+                self._handle_exception(error, envelope)
+        return EndReason.STOPPED if actor.actor_stopped.is_set() else None
+
+    def _handle_exception(self, error: BaseException, envelope: Mail) -> None:
+        if is_stop(envelope.message):  # it came from on_stop, so that has run
+            self._note_interrupt(error)
+            self._note_failure(error)
+            answer(envelope, None)
+        elif not isinstance(error, Exception):
+            self.end_with(error, envelope)
+        elif envelope.reply_to is None:
+            self._fail(error)
+        else:
+            fail(envelope, error)
+            self.note_answer(error)
 
     def note_answer(self, error: Exception) -> None:
         """Take note that an asker gets this exception."""
@@ -212,7 +216,7 @@ class _ActorTurns(Turns, Runs):
             fail(envelope, self._dead())
         self._fail(error)
 
-    def close_down(self) -> None:
+    def finish(self, _reason: EndReason) -> None:
         """Refuse what is left, and let go of the actor."""
         actor = self._actor
         assert actor is not None

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import contextvars
 
     from pykka_registry._entry import Incarnation
-    from pykka_registry._exceptions import Undeliverable
     from pykka_registry._future import Future
     from pykka_registry._inbox import Mail
     from pykka_registry._pooled import PooledActor
@@ -32,15 +31,14 @@ class PooledLife(Life, Turns):
     `pykka.ActorRegistry.stop_all` ends it through its own registry.
     """
 
-    __slots__ = ("_reason", "_started", "context", "interrupt", "is_helped")
+    __slots__ = ("context", "has_started", "interrupt", "is_helped")
 
     def __init__(self, incarnation: Incarnation | None) -> None:
         super().__init__(incarnation)
         self.context: contextvars.Context | None = None
         self.interrupt: BaseException | None = None
         self.is_helped = False
-        self._started = False
-        self._reason: EndReason | None = None
+        self.has_started = False
 
     # Being run: by those who wait for it, too, as a life with a thread of its own is not.
 
@@ -64,30 +62,24 @@ class PooledLife(Life, Turns):
         """Whether a thread that waits for it may run it."""
         return class_of(self.runs).helping
 
-    def start_up(self) -> bool:
-        """Construct the actor and start it, in its first turn; true if it ends."""
-        if not self._started:
-            self._started = True
-            self._reason = self.start()
-        return self._reason is not None
-
-    def handle(self, envelope: Mail | None) -> bool:
-        """Handle a message, or look up because of a nudge; true if it ends."""
-        self._reason = self.step(envelope)
-        return self._reason is not None
+    def start_up(self) -> EndReason | None:
+        """Construct the actor and start it, in its first turn; the result is why it ends, if so."""
+        if self.has_started:
+            return None
+        self.has_started = True
+        return self.start()
 
     def crash(self, error: BaseException, envelope: Mail | None) -> None:
         """End it because its thread was interrupted outside of its code, with this in hand."""
         self.interrupt = error
         if envelope is not None:
             fail(envelope, self.undeliverable("was interrupted"))
-        if self._reason is None:
-            self._reason = EndReason.FAILED
+        if self.actor is not None and not self.stopped.is_set():
             self.fail(error)
 
-    def close_down(self) -> None:
+    def finish(self, reason: EndReason) -> None:
         """Free the key, and let go of the actor."""
-        self.finish(self._reason or EndReason.FAILED)
+        super().finish(reason)
         self.context = None
 
     def claim(self) -> bool:
@@ -102,18 +94,13 @@ class PooledLife(Life, Turns):
             and self.inbox.claim_idle()
         )
 
-    def give_up(self, *, is_over: bool) -> None:
+    def give_up(self, reason: EndReason | None) -> None:
         """Let others have it: it is parked, or due, or at its end."""
         incarnation = self.incarnation
         assert incarnation is not None
-        if incarnation.asked is not None and not is_over:
+        if incarnation.asked is not None and reason is None:
             incarnation.entry.table.decline(incarnation)
-        super().give_up(is_over=is_over)
-
-    def end_with(self, error: BaseException, envelope: Mail | None) -> Undeliverable:
-        """End it because a handler raised SystemExit or its like; returns what its asker gets."""
-        self._reason = EndReason.FAILED
-        return super().end_with(error, envelope)
+        super().give_up(reason)
 
     # What the runtime decides.
 

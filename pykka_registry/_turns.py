@@ -21,6 +21,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pykka_registry import _waits
+from pykka_registry._events import EndReason
 from pykka_registry._inbox import NOTHING
 
 if TYPE_CHECKING:
@@ -164,12 +165,12 @@ class Turns:
         """Whether a thread that waits for it may run it."""
         raise NotImplementedError
 
-    def start_up(self) -> bool:
-        """Do what comes before the first message, if that has not been done; true if it ends."""
+    def start_up(self) -> EndReason | None:
+        """Do what comes before the first message, if that has not been done; why it ends, if so."""
         raise NotImplementedError
 
-    def handle(self, envelope: Mail | None) -> bool:
-        """Handle a message, or see why there is none though it was woken; true if it ends."""
+    def step(self, envelope: Mail | None) -> EndReason | None:
+        """Handle a message, or see why there is none though it was woken; why it ends, if so."""
         raise NotImplementedError
 
     def crash(self, error: BaseException, envelope: Mail | None) -> None:
@@ -184,7 +185,7 @@ class Turns:
         """End it because a handler raised SystemExit or its like; returns what its asker gets."""
         raise NotImplementedError
 
-    def close_down(self) -> None:
+    def finish(self, reason: EndReason) -> None:
         """Do what comes after its last turn; nobody runs it any more."""
         raise NotImplementedError
 
@@ -235,14 +236,14 @@ class Turns:
         runs = self.runs
         runs.runner = threading.get_ident()
         running.append(runs)
-        is_over = True  # an exception has crashed it
+        reason: EndReason | None = EndReason.FAILED  # an exception has crashed it
         try:
-            is_over = self.context.run(self._work, until)
+            reason = self.context.run(self._work, until)
         finally:
             # Before it is given up: the next who claims it writes the same.
             running.pop()
             runs.runner = None
-            self.give_up(is_over=is_over)
+            self.give_up(reason)
 
     def here(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """Have a function handle a message for which the calling thread waits.
@@ -256,46 +257,48 @@ class Turns:
         runs = self.runs
         runs.runner = threading.get_ident()
         running.append(runs)
-        is_over = False
+        reason: EndReason | None = None
         try:
             return self.context.run(function, *args)
         except Exception as error:
             self.note_answer(error)
             raise
         except BaseException as error:
-            is_over = True
+            reason = EndReason.FAILED
             raise self.context.run(self.end_with, error, None) from error
         finally:
             running.pop()
             runs.runner = None
-            self.give_up(is_over=is_over)
+            self.give_up(reason)
 
-    def give_up(self, *, is_over: bool) -> None:
+    def give_up(self, reason: EndReason | None) -> None:
         """Let others have it: it is parked, or due, or at its end."""
-        if is_over:
+        if reason is not None:
             interrupt = self.interrupt
-            self.close_down()
+            self.finish(reason)
             if interrupt is not None:
                 raise interrupt
         elif self.inbox.leave(self.wake):
             self.wake()
 
-    def _work(self, until: Future[Any] | None) -> bool:
+    def _work(self, until: Future[Any] | None) -> EndReason | None:
         envelope: Mail | Nothing | None = None
-        take = self.inbox.take
+        take, step = self.inbox.take, self.step
         try:
-            if self.start_up():
-                return True
+            reason = self.start_up()
+            if reason is not None:
+                return reason
             for _ in range(BATCH):
                 if until is not None and until.done():
                     break
                 envelope = take()
                 if envelope is NOTHING:
                     break
-                if self.handle(envelope):
-                    return True
+                reason = step(envelope)
+                if reason is not None:
+                    return reason
                 envelope = None
         except BaseException as error:
             self.crash(error, None if envelope is NOTHING else envelope)
             raise
-        return False
+        return None
