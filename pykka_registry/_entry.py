@@ -226,6 +226,6 @@ class StartRequest:
     blueprint: Blueprint
     exclusive: bool
     """Only a new actor will do (`start_new`), not one that is there (`get_or_start`)."""
-    future: Future[Ref] = field(default_factory=Future[Ref])
+    future: Future[Ref] = field(default_factory=Future)  # not Future[Ref], which is slow to call
     entry: Entry | None = None
     """Where it waits."""

@@ -52,6 +52,9 @@ __all__ = [
 ]
 
 
+_Stop = messages._ActorStop
+
+
 class Nothing(enum.Enum):
     """The type of `NOTHING`."""
 
@@ -387,12 +390,12 @@ def is_stop(message: object) -> bool:
 
     One that is left over is answered with success, as in Pykka, where other messages fail.
     """
-    return isinstance(message, messages._ActorStop)
+    return message.__class__ is _Stop
 
 
 def stop_letter(reply_to: Future[bool]) -> Letter:
     """Return the request to stop that goes by way of the key."""
-    return Letter(messages._ActorStop(), reply_to)
+    return Letter(_Stop(), reply_to)
 
 
 def is_expired(letter: Letter) -> bool:

@@ -209,16 +209,19 @@ class Life:
             future = envelope.reply_to
             if isinstance(future, Future) and not future.begin():
                 return None  # whoever asked has been told that it will not be handled
+            message = envelope.message
+            if is_stop(message):
+                self._stop(envelope)
+                return EndReason.STOPPED
             try:
-                reply = self.actor._handle_receive(envelope.message)  # type: ignore[union-attr]
+                reply = self.actor._handle_receive(message)  # type: ignore[union-attr]
             except BaseException as error:  # noqa: BLE001
                 reason = self._handle_exception(error, envelope)
+                if reason is not None:
+                    return reason
             else:
-                if future is None and not self.stopped._is_set:
-                    return None
-                reason = self._handle_reply(reply, envelope)
-            if reason is not None:
-                return reason
+                if future is not None:
+                    answer(envelope, reply)
         if not self.stopped._is_set and not self.inbox.closed:
             return None
         # Somebody has set the flag, which Pykka's own stop does only after this:
@@ -238,6 +241,7 @@ class Life:
         self.actor = None
         self._forget_cause(reason)
         if isinstance(leaving, Tail):
+            incarnation.entry.table.has_left(leaving)
             leaving.over()
         if self.stops_all:
             # Pykka does this before the teardown. Here it comes last: it waits for every other
@@ -293,10 +297,12 @@ class Life:
 
     def answer_stops(self) -> None:
         """Tell whoever asked it to stop that it has."""
-        if self.stops is not None:
-            with contextlib.suppress(IndexError):
-                while True:
-                    answer(self.stops.popleft(), value=True)
+        while self.stops:
+            try:
+                envelope = self.stops.popleft()
+            except IndexError:  # the other one has answered it
+                return
+            answer(envelope, value=True)
 
     def undeliverable(self, why: str = "ended before it handled the message") -> Undeliverable:
         """Return what an asker gets in place of an answer."""
@@ -312,19 +318,7 @@ class Life:
                     self.stops = deque()
         self.stops.append(envelope)
 
-    def _handle_reply(self, reply: Any, envelope: Mail) -> EndReason | None:
-        if is_stop(envelope.message):
-            self._note_stop(envelope)
-            return EndReason.STOPPED
-        answer(envelope, reply)
-        return None
-
     def _handle_exception(self, error: BaseException, envelope: Mail) -> EndReason | None:
-        if is_stop(envelope.message):  # it came from on_stop, so that has run
-            self.note_interrupt(error)
-            self._note_stop(envelope)
-            self._log_failed_hook(error)
-            return EndReason.STOPPED
         if not isinstance(error, Exception):
             self.end_with(error, envelope)
             return EndReason.FAILED
@@ -334,6 +328,14 @@ class Life:
         fail(envelope, error)
         self.note_answer(error)
         return None
+
+    def _stop(self, envelope: Mail) -> None:
+        """End because somebody wants it to."""
+        assert self.actor is not None
+        if envelope.reply_to is not None:
+            self._note_stop(envelope)
+        self._die()
+        self._run_hook(self.actor.on_stop)
 
     def note_answer(self, error: Exception) -> None:
         """Take note that an asker gets this exception."""

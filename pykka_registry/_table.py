@@ -89,8 +89,10 @@ class Table(Rows):
         self.finished: Future[list[Hashable]] = Future()
         """The keys that were abandoned, once the registry has ended."""
         self._lock = threading.Lock()
-        self._leaving: weakref.WeakSet[Joined] = weakref.WeakSet()
-        """Who has nothing left to do but to end."""
+        self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        """Threads that have nothing left to do but to end,"""
+        self._tails: set[Joined] = set()
+        """and the last lines of ends whose threads go on."""
         tables.add(self)
 
     # Reading: no lock, no message, no waiting.
@@ -442,8 +444,10 @@ class Table(Rows):
         """
 
         def decide(after: After) -> None:
-            if leaving is not None:
+            if isinstance(leaving, threading.Thread):
                 self._leaving.add(leaving)
+            elif leaving is not None:
+                self._tails.add(leaving)
             self._ended(incarnation, reason, cause, after)
 
         self._change(decide)
@@ -766,6 +770,11 @@ class Table(Rows):
                 if entry.state is State.QUARANTINED and entry.incarnation is not None
             ]
 
+    def has_left(self, tail: Joined) -> None:
+        """Say that the last lines of an end have run."""
+        with self._lock:
+            self._tails.discard(tail)
+
     def leave(self) -> None:
         """Say that the calling thread will run no more user code and wait for nobody."""
         with self._lock:
@@ -774,7 +783,7 @@ class Table(Rows):
     def join(self) -> None:
         """Wait for the threads that are about to end, so that a shutdown leaves none."""
         with self._lock:
-            leaving = list(self._leaving)
+            leaving: list[Joined] = [*self._leaving, *self._tails]
         for one in leaving:
             one.join()
 
@@ -844,6 +853,8 @@ class Table(Rows):
         self.refusal = FORKED
         refs = [*self.active.values(), self.registry_ref]
         self.active = Forked()
+        if self.registry_ref is not None:
+            self.registry_ref._active = self.active  # type: ignore[attr-defined]  # a RegistryRef
         for ref in refs:
             if ref is not None:
                 inbox = cast("Inbox", ref.actor_inbox)
