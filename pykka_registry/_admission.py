@@ -2,7 +2,7 @@
 
 Every incarnation holds a place from its launch to the last line of its teardown. One that is due
 when there is no place for it, or when enough others are starting, waits in line. For each in line
-that could start but for the ceiling, the coldest idle aggregate is asked to retire. One that is at
+that could start but for the ceiling, the coldest idle aggregate is asked to go. One that is at
 work is never asked: it is nudged, and looks for itself when it has nothing to do.
 
 A thread that cannot be started is a ceiling, too: until the next tick no more are live than were
@@ -112,10 +112,9 @@ class Admission:
         return self._wanted() + (incarnation in self._leaving) > 0
 
     def leave(self, incarnation: Incarnation) -> None:
-        """Note that one has begun to end."""
+        """Note that one that was active has begun to end."""
         self._sieve.remove(incarnation)
-        if incarnation.has_place and incarnation not in self._starting:
-            self._leaving.add(incarnation)
+        self._leaving.add(incarnation)
 
     def stay(self, incarnation: Incarnation, later: Later) -> None:
         """Note that one that was asked to go does not."""

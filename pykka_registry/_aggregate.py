@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import pykka
 
 from pykka_registry import _pooled_life
-from pykka_registry._checks import (
-    check_arguments,
-    check_bases,
-    check_key,
-    check_seconds,
-    check_startable,
-    check_timeout,
-)
+from pykka_registry._checks import check_key, check_seconds, check_timeout
+from pykka_registry._class_checks import check_arguments, check_bases, check_startable
 from pykka_registry._entry import Blueprint, Entry, StartRequest
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
@@ -137,17 +131,18 @@ class AggregateMixin(pykka.Actor):
         if blueprint is None or args or kwargs:
             instead = "; start()'s own arguments take the place of all of the registry's"
             hint = "" if blueprint is None else instead
-            check_arguments(cls, args, kwargs, hint)
+            check_arguments(cls, AggregateMixin, args, kwargs, hint)
             blueprint = Blueprint(cls, args, kwargs)
         elif blueprint.aggregate_class is not cls:
-            check_arguments(cls, blueprint.args, blueprint.kwargs)
+            check_arguments(cls, AggregateMixin, blueprint.args, blueprint.kwargs)
             blueprint = Blueprint(cls, blueprint.args, blueprint.kwargs)
         return table.obtain(StartRequest(key, blueprint, exclusive=True), timeout)
 
     def passivate(self, after: float | None = 0) -> None:
-        """Retire once no message has come for `after` seconds, in place of the registry's `idle`.
+        """Be passivated once no message has come for `after` seconds.
 
-        The latest word holds, for this incarnation. With 0 it retires as soon as nothing waits.
+        That is in place of the registry's `idle`. The latest word holds, for this incarnation. With
+        0 it is as soon as nothing waits.
         Each message, through whichever ref, makes the time begin anew. It ends as by a stop: with
         `on_stop`. The next message to its key activates a new incarnation.
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import concurrent.futures
 import difflib
-import inspect
-from typing import TYPE_CHECKING, Any, cast
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from pykka_registry._pooled import PooledActor
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
-    "check_aggregate_class",
-    "check_arguments",
-    "check_bases",
     "check_callable",
     "check_choice",
     "check_count",
     "check_executor",
     "check_foreign",
+    "check_is_mapping",
+    "check_is_name",
     "check_is_ref",
     "check_is_tuple",
     "check_key",
@@ -31,74 +29,9 @@ __all__ = [
     "check_pair",
     "check_ref",
     "check_seconds",
-    "check_startable",
     "check_timeout",
     "class_attribute",
 ]
-
-# What a runtime is made of in Pykka: a class that overrides one of these brings a runtime of its
-# own.
-_RUNTIME = frozenset(
-    {
-        "_actor_loop",
-        "_actor_loop_running",
-        "_actor_loop_setup",
-        "_actor_loop_teardown",
-        "_create_actor_inbox",
-        "_create_future",
-        "_start_actor_loop",
-    }
-)
-
-
-def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
-    """Raise `TypeError` if `cls` could not work as an aggregate class.
-
-    Its bases may be in the wrong order, it may have a runtime that aggregates do not run on, or it
-    may hide what the mixin gives it.
-    """
-    # Not issubclass(): after a class definition that was refused, abc may answer from a cache that
-    # the half-made class shares with its base. So it is in check_startable.
-    for base in cls.__mro__[: cls.__mro__.index(mixin)]:
-        if pykka.Actor in base.__mro__ and mixin not in base.__mro__:
-            aggregates = [b.__name__ for b in cls.__bases__ if mixin in b.__mro__]
-            others = [
-                "pykka.ThreadingActor" if b is pykka.ThreadingActor else b.__name__
-                for b in cls.__bases__
-                if mixin not in b.__mro__
-            ]
-            msg = (
-                f"{mixin.__name__} must come before {base.__name__} in the bases of "
-                f"{cls.__name__}: write class {cls.__name__}({', '.join([*aggregates, *others])})"
-            )
-            raise TypeError(msg)
-    for base in cls.__mro__:
-        if base in {mixin, pykka.ThreadingActor, PooledActor, pykka.Actor}:
-            continue
-        if own := _RUNTIME & vars(base).keys():
-            msg = (
-                f"{base.__name__} is a runtime of its own, for it defines "
-                f"{', '.join(sorted(own))}; {mixin.__name__} works with pykka.ThreadingActor and "
-                f"PooledActor: write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
-            )
-            raise TypeError(msg)
-        if hidden := {"key", "registry"} & vars(base).keys():
-            msg = (
-                f"{base.__name__} defines {' and '.join(sorted(hidden))}, which every aggregate "
-                "has from its registry; call it by another name"
-            )
-            raise TypeError(msg)
-
-
-def check_aggregate_class(cls: object, mixin: type[Any]) -> None:
-    """Raise `TypeError` if `cls` is no aggregate class that can be started."""
-    if not (isinstance(cls, type) and issubclass(cls, mixin)):
-        msg = (
-            f"{cls!r} is no aggregate class: write "
-            f"class Account({mixin.__name__}, pykka.ThreadingActor), and pass the class"
-        )
-        raise TypeError(msg)
-    check_startable(cast("type[pykka.Actor]", cls))
 
 
 def check_is_tuple(args: object) -> None:
@@ -108,45 +41,35 @@ def check_is_tuple(args: object) -> None:
         raise TypeError(msg)
 
 
-def check_startable(cls: type[pykka.Actor]) -> None:
-    """Raise `TypeError` if `cls` has no runtime to live on, or lacks a method that it must have."""
-    runtimes = {pykka.ThreadingActor, PooledActor}.intersection(cls.__mro__)
-    if len(runtimes) != 1:
-        msg = (
-            f"{cls.__name__} has {'two runtimes' if runtimes else 'no runtime'}: write "
-            f"class {cls.__name__}(AggregateMixin, pykka.ThreadingActor), "
-            f"or class {cls.__name__}(AggregateMixin, PooledActor)"
-        )
-        raise TypeError(msg)
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
-        msg = f"{cls.__name__} is abstract: it lacks {missing}"
+def check_is_mapping(kwargs: object) -> None:
+    """Raise `TypeError` for `kwargs` that are no mapping."""
+    if not isinstance(kwargs, Mapping):
+        msg = f"kwargs must be a mapping, not {kwargs!r}"
         raise TypeError(msg)
 
 
-def check_arguments(
-    cls: type[pykka.Actor], args: Sequence[Any], kwargs: Mapping[str, Any], hint: str = ""
+def check_is_name(name: object) -> None:
+    """Raise `TypeError` for a name that is no text."""
+    if not isinstance(name, str):
+        msg = f"name must be a str, not {name!r}"
+        raise TypeError(msg)
+
+
+def check_seconds(
+    seconds: object, what: str, *, least: float = -math.inf, finite: bool = False
 ) -> None:
-    """Raise `TypeError` if the constructor of `cls` does not take these arguments."""
-    try:
-        signature = inspect.signature(cls.__init__)
-    except ValueError:  # pragma: no cover  # a constructor written in C may have no signature
-        return
-    try:
-        signature.bind(None, *args, **kwargs)
-    except TypeError as error:
-        takes = ", ".join(list(map(str, signature.parameters.values()))[1:])
-        msg = f"{cls.__name__}({takes}) does not take these arguments: {error}{hint}"
-        raise TypeError(msg) from None
+    """Raise `TypeError` or `ValueError` if `seconds` is no number, or less than `least`.
 
-
-def check_seconds(seconds: object, what: str, *, least: float = float("-inf")) -> None:
-    """Raise `TypeError` or `ValueError` if `seconds` is no number, or less than `least`."""
-    if not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
+    An infinite number will do, unless it must be `finite`.
+    """
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or math.isnan(seconds):
         msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
     if seconds < least:
         msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
+        raise ValueError(msg)
+    if finite and math.isinf(seconds):
+        msg = f"{what} must be a finite number of seconds, not {seconds!r}"
         raise ValueError(msg)
 
 
@@ -223,6 +146,9 @@ def check_method(method: object, cls: type[Any] | None) -> str:
         raise TypeError(msg)
     if not callable(method) or not isinstance(name, str) or not name.isidentifier():
         msg = f"{method!r} has no name to send: pass a method of the class, like {owner}.deposit"
+        if not callable(method):
+            attribute = getattr(getattr(method, "fget", None), "__name__", "balance")
+            msg += f"; read an attribute with ref.proxy().{attribute}"
         raise TypeError(msg)
     if cls is not None and not callable(class_attribute(cls, name)):
         msg = f"{owner} has no method {name!r}: pass one of its own, like {owner}.deposit"

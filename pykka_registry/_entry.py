@@ -95,7 +95,7 @@ class Incarnation(_waits.Runs, Node):
     entry: Entry
     blueprint: Blueprint
     idle: float | None
-    """After how many seconds without a message it is to be retired."""
+    """After how many seconds without a message it is to be passivated."""
     own_word: bool = False
     """It has said so itself."""
     number: int = 0
@@ -111,7 +111,7 @@ class Incarnation(_waits.Runs, Node):
     life: Life | None = None
     """There once it has begun."""
     asked: EndReason | None = None
-    """It was found idle and asked to retire for this reason, and has not answered yet."""
+    """It was found idle and asked to go for this reason, and has not answered yet."""
     quiet: bool = False
     """It has nothing to do in a registry that drains; see `Table.close`."""
     has_place: bool = False

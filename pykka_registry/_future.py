@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pykka
 
 from pykka_registry import _waits
+from pykka_registry._checks import check_timeout
 from pykka_registry._exceptions import Overloaded, WaitCycle
-from pykka_registry._log import log
+from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable
@@ -105,6 +106,8 @@ class Future(pykka.Future[T]):
                 wait for such a place. As for the message, the same holds.
 
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             if timeout is None:
                 timeout = self.patience
@@ -287,7 +290,9 @@ class Future(pykka.Future[T]):
         finally:
             self._forget(wake)
         if not woken and not self.done():
-            raise pykka.Timeout(f"{timeout} seconds")
+            keys = () if self.target is None else self.target.key_of()
+            who = "".join(f"aggregate {name(key)} did not answer within " for key in keys)
+            raise pykka.Timeout(f"{who}{timeout} seconds")
 
 
 class _Hook:

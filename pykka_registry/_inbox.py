@@ -3,8 +3,8 @@
 Pykka's own inbox cannot be closed, so a message that is put between an actor's last look and the
 end of its thread is stranded: its `ask` hangs for ever. Here `close` and `put` are atomic against
 each other. After `close` has returned what was left, a `put` fails the envelope's future, or raises
-if there is none to fail. `close_if_empty` is what lets an actor retire: if a message has slipped in
-it stays open, and the actor stays.
+if there is none to fail. `close_if_empty` is what lets an actor be passivated: if a message
+has slipped in it stays open, and the actor stays.
 
 One class serves both runtimes. Its reader either works, or is *parked* with a way to wake it: a
 thread sleeps in `get`, and waking releases the lock that it sleeps on; what runs in turns has left
@@ -315,9 +315,7 @@ class Inbox:
             self._error = error
             return True
 
-    def close(
-        self, error: Callable[[], pykka.ActorDeadError], later: Later = _now
-    ) -> list[Mail]:
+    def close(self, error: Callable[[], pykka.ActorDeadError], later: Later = _now) -> list[Mail]:
         """Refuse whatever is put from now on, and return what was not taken out. Atomic.
 
         Args:

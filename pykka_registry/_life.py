@@ -55,10 +55,10 @@ class Tail:
         """Say that they have run."""
         self._lock.release()
 
-    def join(self) -> None:
-        """Wait until they have."""
-        with self._lock:
-            pass
+    def join(self, timeout: float) -> None:
+        """Wait until they have, for so many seconds at most."""
+        if self._lock.acquire(timeout=timeout):
+            self._lock.release()
 
 
 class Life:
@@ -85,7 +85,9 @@ class Life:
         "stops_all",
     )
 
-    def __init__(self, incarnation: Incarnation | None, actor: AggregateMixin | None = None) -> None:
+    def __init__(
+        self, incarnation: Incarnation | None, actor: AggregateMixin | None = None
+    ) -> None:
         self.incarnation = incarnation
         self.actor = actor
         """There from its constructor to its end."""

@@ -51,10 +51,10 @@ class Policy:
     """When aggregates come and go, and for how long others wait. Times are seconds."""
 
     idle: float | None = None
-    """After how long without a message an aggregate is retired; `None`: never."""
+    """After how long without a message an aggregate is passivated; `None`: never."""
 
     max_live: int | None = None
-    """How many aggregates are live at most; at this ceiling the coldest idle one is retired."""
+    """How many aggregates are live at most; at this ceiling the coldest idle one is passivated."""
 
     max_starting: int = 64
     """How many activations run at once at most."""
@@ -72,19 +72,19 @@ class Policy:
     """How long a shutdown gives the aggregates to end."""
 
     restart: Restart = "on message"
-    """When a key that failed is activated again."""
+    """When a key that failed is activated again; if `"never"`, its first failure quarantines it."""
 
     backoff: tuple[float, float] = (0.1, 30.0)
     """How long a key rests after its first failure, and at most; each failure doubles it."""
 
     max_failures: int = 5
-    """After how many failures a key is quarantined: with the first one beyond this number."""
+    """How many failures a key may have: the next one quarantines it."""
 
     failure_window: float = 60.0
     """After how long active without a failure, or at rest and left alone, a key's are forgotten."""
 
     quarantine: float | None = 300.0
-    """After how long a quarantined key is released by itself; `None`: never."""
+    """After how long a quarantined key is released by itself; `None`: not before `release(key)`."""
 
     dead_letters: int = 1_000
     """How many dead letters are kept."""
@@ -104,7 +104,11 @@ class Policy:
             ValueError: If a value is out of range.
 
         """
-        check_keywords(keywords, cls.__dataclass_fields__, "AggregateRegistry.start()")
+        where = "AggregateRegistry.start()"
+        if "aggregate_class" in keywords:
+            msg = f"{where} takes the class first, by position: AggregateRegistry.start(Account)"
+            raise TypeError(msg)
+        check_keywords(keywords, ["args", "kwargs", "name", *cls.__dataclass_fields__], where)
         return cls(**keywords)  # type: ignore[arg-type]  # checked below
 
     def __post_init__(self) -> None:
@@ -122,8 +126,8 @@ class Policy:
         check_choice(self.restart, "restart", get_args(Restart))
         check_pair(self.backoff, "backoff", "(first, most)")
         first, most = self.backoff
-        check_seconds(first, "backoff's first", least=0)
-        check_seconds(most, "backoff's most", least=first)
+        check_seconds(first, "backoff's first", least=0, finite=True)
+        check_seconds(most, "backoff's most", least=first, finite=True)
         if self.on_dead_letter is not None:
             check_callable(self.on_dead_letter, "on_dead_letter")
         check_executor(self.executor, "executor")

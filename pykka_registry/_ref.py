@@ -19,17 +19,16 @@ from pykka.messages import ProxyCall
 
 from pykka_registry._aggregate import AggregateMixin
 from pykka_registry._checks import check_method, check_timeout
-from pykka_registry._exceptions import RegistryError
+from pykka_registry._exceptions import NoAnswer, RegistryError
 from pykka_registry._future import Future
 from pykka_registry._inbox import Letter, stop_letter
 from pykka_registry._log import name
 from pykka_registry._proxy import AggregateProxy
+from pykka_registry._table import Table
 from pykka_registry._turns import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
-
-    from pykka_registry._table import Table
 
 __all__ = ["AggregateRef"]
 
@@ -52,7 +51,10 @@ class AggregateRef(Generic[A]):
 
     __slots__ = ("_key", "_table", "_timeout")
 
-    def __init__(self, table: Table, key: Hashable, timeout: float | None = None) -> None:
+    def __init__(self, table: Any, key: Hashable, timeout: float | None = None) -> None:
+        if not isinstance(table, Table):
+            msg = "an AggregateRef is not constructed: registry.ref(key) makes one"
+            raise TypeError(msg)
         self._table = table
         self._key = key
         self._timeout = timeout
@@ -132,7 +134,7 @@ class AggregateRef(Generic[A]):
         """Send a message; nobody waits for an answer. Runs no user code, and never waits.
 
         Raises:
-            KeyAlreadyRegistered: If the key has a foreign actor.
+            KeyAlreadyRegistered: If the key has a foreign actor, which no `AggregateRef` reaches.
             Overloaded: If `max_queued` messages wait for keys that are not active.
             RegistryStopped: If the registry is stopping or has stopped, unless one of its own
                 aggregates calls.
@@ -193,10 +195,10 @@ class AggregateRef(Generic[A]):
             if not future.done():
                 error = self._table.expire(self._key, future, timeout)
                 if error is not None:
-                    raise error from None
-            if future.done():  # the answer has come just now, or is a Timeout itself
+                    raise error from error.__cause__
+            if timeout is None or future.done():  # the answer has come, or is a Timeout itself
                 return future.get()
-            raise
+        raise NoAnswer(self._key, timeout, "; its handler has begun and goes on")
 
     def _ask_and_help(self, message: Any) -> Any:
         """Ask without a timeout: this thread may run the aggregate."""
@@ -208,8 +210,9 @@ class AggregateRef(Generic[A]):
         held.help(future)
         return future.get()
 
-    def _ask(self, message: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+    def _ask(self, message: Any, future: Future[Any] | None = None) -> Future[Any]:
+        if future is None:
+            future = Future()
         future.patience = self._timeout
         try:
             self._table.deliver(self._key, Letter(message, future))
@@ -223,7 +226,7 @@ class AggregateRef(Generic[A]):
         Needs no live aggregate: what is callable in the class is a method, any other name is an
         attribute to be read.
         """
-        return AggregateProxy(self)
+        return AggregateProxy[A].to(self)
 
     @overload
     def stop(self, *, block: Literal[True] = True, timeout: float | None = None) -> bool: ...

@@ -17,15 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 import pykka
 
 from pykka_registry._aggregate import AggregateMixin
-from pykka_registry._checks import (
-    check_aggregate_class,
-    check_arguments,
-    check_is_tuple,
-)
+from pykka_registry._checks import check_is_mapping, check_is_name, check_is_tuple
+from pykka_registry._class_checks import check_aggregate_class, check_arguments
 from pykka_registry._entry import Blueprint, Ref
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
-from pykka_registry._log import log, name
+from pykka_registry._log import count, log, name
 from pykka_registry._policy import Policies, Policy
 from pykka_registry._registry_ref import Drain, RegistryRef
 from pykka_registry._table import Table
@@ -131,9 +128,9 @@ class AggregateRegistry(pykka.ThreadingActor):
             name: How the registry is called in logs and errors; by default after its class.
             **policies: When aggregates come and go, and how long others wait; times in seconds:
 
-                * `idle=None`: after how long without a message an aggregate is retired.
+                * `idle=None`: after how long without a message an aggregate is passivated.
                 * `max_live=None`: how many are live at most. At this ceiling the coldest idle one
-                  is retired; a busy one never is.
+                  is passivated; a busy one never is.
                 * `max_starting=64`: how many activations run at once.
                 * `max_queued=100_000`: how many messages wait for keys that are not active.
                 * `start_timeout=30`: how long a key waits for a place under the ceiling, and then
@@ -142,20 +139,20 @@ class AggregateRegistry(pykka.ThreadingActor):
                   abandoned.
                 * `drain_timeout=30`: how long a shutdown gives the aggregates to end.
                 * `restart="on message"`: when a key that failed is activated again: by the next
-                  message, `"at once"`, or `"never"`.
+                  message, `"at once"`, or `"never"`: its first failure quarantines it.
                 * `backoff=(0.1, 30)`: how long a key rests after its first failure, and at most;
                   each failure doubles it, give or take a fifth.
-                * `max_failures=5`: after how many a key is quarantined.
+                * `max_failures=5`: how many failures a key may have: the next one quarantines it.
                 * `failure_window=60`: once a key has been active for so long without one, or
                   left alone for so long after its rest, they are forgotten.
-                * `quarantine=300`: for how long; `None` until `release(key)`.
+                * `quarantine=300`: for how long; with `None` it stays so until `release(key)`.
                 * `dead_letters=1000`: how many are kept.
                 * `on_dead_letter=None`: a function that is called with each, in a thread that
                   does nothing else but tell.
 
         Raises:
             TypeError: If the class is no aggregate class, its constructor does not take the
-                arguments, or a policy is of the wrong type or unknown.
+                arguments, or a keyword is of the wrong type or unknown.
             ValueError: If a policy is out of range.
 
         """
@@ -166,15 +163,19 @@ class AggregateRegistry(pykka.ThreadingActor):
             )
             raise TypeError(msg)
         if aggregate_class is not None:
-            check_aggregate_class(aggregate_class, AggregateMixin)
+            aggregate_class = check_aggregate_class(aggregate_class, AggregateMixin)
         check_is_tuple(args)
+        if kwargs is not None:
+            check_is_mapping(kwargs)
+        if name is not None:
+            check_is_name(name)
         policy = Policy.of(policies)
         if aggregate_class is None:
             if args or kwargs:
                 msg = "args and kwargs are for an aggregate's constructor: pass its class, too"
                 raise TypeError(msg)
         else:
-            check_arguments(aggregate_class, args, kwargs or {})
+            check_arguments(aggregate_class, AggregateMixin, args, kwargs or {})
             blueprint = Blueprint(aggregate_class, args, dict(kwargs or {}))
         if name is None:
             name = cls.__name__ if aggregate_class is None else aggregate_class.__name__
@@ -408,9 +409,9 @@ class AggregateRegistry(pykka.ThreadingActor):
         except BaseException as error:  # noqa: BLE001  # the end must be seen to the end
             log(logging.ERROR, "registry %r raised in on_stop", self._table.name, error=error)
         if abandoned:
-            what = "registry %r abandons %d aggregates that did not end in time: %s"
+            what = "registry %r abandons %s that did not end in time: %s"
             keys = ", ".join(map(name, abandoned))
-            log(logging.ERROR, what, self._table.name, len(abandoned), keys)
+            log(logging.ERROR, what, self._table.name, count(len(abandoned), "aggregate"), keys)
         if not told:
             what = "registry %r ends with a listener that blocks: is its inbox bounded, and full?"
             log(logging.ERROR, what, self._table.name)

@@ -1,4 +1,4 @@
-"""The registry as others see it: a mapping of live actors, used in the caller's own thread."""
+"""The registry as others see it: a mapping of active actors, used in the caller's own thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pykka_registry._checks import (
     check_is_ref,
     check_key,
     check_ref,
-    check_seconds,
     check_timeout,
 )
 from pykka_registry._entry import Ref, StartRequest
@@ -47,7 +46,7 @@ class Drain:
 
 
 class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
-    """A registry as others see it: a mapping of the live actors, and the calls to start and stop.
+    """A registry as others see it: a mapping of the active actors, and calls to start and stop.
 
     It is an `ActorRef`, and may be passed around like one. All its calls but `drain` and `stop` do
     their work in the caller's thread, without a message: a busy registry keeps nobody waiting.
@@ -56,7 +55,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
     sees actors whose `on_start` has ended, and none that has begun to end; iteration goes over a
     snapshot. A ref may die right after it was returned.
 
-    In a forked child every call raises `RegistryStopped`.
+    In a forked child every call but `is_alive` raises `RegistryStopped`.
     """
 
     def __init__(self, actor: AggregateRegistry, table: Table) -> None:
@@ -79,7 +78,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
     def get(self, key: Hashable, default: D) -> pykka.ActorRef[A] | D: ...
 
     def get(self, key: Hashable, default: Any = None) -> Any:
-        """Return the ref of the live actor under `key`, or `default`.
+        """Return the ref of the active actor under `key`, or `default`.
 
         Raises:
             TypeError: If the key cannot be hashed.
@@ -96,7 +95,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
             raise
 
     def __getitem__(self, key: Hashable) -> pykka.ActorRef[A]:
-        """Return the ref of the live actor under `key`.
+        """Return the ref of the active actor under `key`.
 
         Raises:
             KeyError: If there is none.
@@ -108,11 +107,11 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         return ref
 
     def __contains__(self, key: Hashable) -> bool:
-        """Tell whether there is a live actor under `key`."""
+        """Tell whether there is an active actor under `key`."""
         return self.get(key) is not None
 
     def __len__(self) -> int:
-        """Return how many live actors there are."""
+        """Return how many active actors there are."""
         return self._table.count()
 
     def __bool__(self) -> bool:
@@ -124,33 +123,34 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         return iter(self.keys())
 
     def keys(self) -> list[Any]:
-        """Return the keys of the live actors."""
+        """Return the keys of the active actors."""
         return list(self._table.snapshot())
 
     def values(self) -> list[pykka.ActorRef[A]]:
-        """Return the refs of the live actors."""
+        """Return the refs of the active actors."""
         return list(self._table.snapshot().values())
 
     def items(self) -> list[tuple[Any, pykka.ActorRef[A]]]:
-        """Return the live actors by key."""
+        """Return the active actors by key."""
         return list(self._table.snapshot().items())
 
     # Addressing.
 
     def ref(self, key: Hashable) -> AggregateRef[A]:
-        """Return the address of the aggregate under `key`; that one need not be live, nor start.
+        """Return the address of the aggregate under `key`; that one need not be active, nor start.
 
         Raises:
             TypeError: If the key cannot be hashed.
 
         """
         check_key(key)
+        self._table.check_process()
         return AggregateRef(self._table, key)
 
     # Starting.
 
     def get_or_start(self, key: Hashable, *, timeout: float | None = None) -> pykka.ActorRef[A]:
-        """Return the live actor under `key`, or start one and wait until its `on_start` has ended.
+        """Return the active actor under `key`, or start one and wait until it is active.
 
         Concurrent callers share one activation and its outcome, failure included. If the key's last
         incarnation is still stopping, or the key rests after a failure, this waits.
@@ -304,6 +304,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
     @property
     def dead_letters(self) -> list[DeadLetter]:
         """The last of the messages that were told and that nobody will handle, oldest first."""
+        self._table.check_process()
         return list(self._table.dead_letters.kept)
 
     def release(self, key: Hashable) -> bool:
@@ -399,8 +400,9 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         return abandoned
 
     def _drain(self, timeout: float | None) -> pykka.Future[list[Any]]:
+        check_timeout(timeout)
         if timeout is not None:
-            check_seconds(timeout, "timeout", least=0)
+            timeout = max(timeout, 0)  # a time that is over already, as elsewhere and in Pykka
         future: pykka.Future[list[Any]] = self.ask(Drain(timeout), block=False)
         return future
 
@@ -419,6 +421,11 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
             self.drain()
 
     # Pykka's calls.
+
+    def proxy(self) -> pykka.ActorProxy[AggregateRegistry]:
+        """See `pykka.ActorRef.proxy`."""
+        self._table.check_process()
+        return super().proxy()
 
     def tell(self, message: Any) -> None:
         """See `pykka.ActorRef.tell`."""

@@ -11,6 +11,8 @@ would run user code, or take long, is put off until the lock is released; see `A
 
 from __future__ import annotations
 
+import abc
+import logging
 import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,7 @@ from pykka_registry._exceptions import (
 )
 from pykka_registry._foreign import ForeignRows
 from pykka_registry._inbox import is_expired, is_stop
+from pykka_registry._log import count, log
 from pykka_registry._supervision import Failures, Record
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from pykka_registry._after import After
     from pykka_registry._future import Future
     from pykka_registry._inbox import Letter
+    from pykka_registry._life import Life
     from pykka_registry._policy import Policy
 
 __all__ = ["Rows", "abandoned", "no_class", "quarantined", "stopped_at_rest", "undeliverable"]
@@ -49,7 +53,7 @@ LAUNCH_AGAIN = 1.0
 between the claim of a key and the start of its thread. If both begin, one ends at once."""
 
 
-class Rows:
+class Rows(abc.ABC):
     """The rows of one registry, by key. Every method needs the table's lock."""
 
     def __init__(self, blueprint: Blueprint | None, name: str, policy: Policy) -> None:
@@ -58,7 +62,7 @@ class Rows:
         self.policy = policy
         self.active: dict[Hashable, IncarnationRef] = {}
         self.courier = Courier(name)
-        self.dead_letters = DeadLetters(policy, self.courier)
+        self.dead_letters = DeadLetters(name, policy, self.courier)
         self.foreign = ForeignRows(self.courier)
         self.admission = Admission(policy)
         self.refusal: str | None = None
@@ -126,16 +130,10 @@ class Rows:
             assert entry.incarnation is not None
             self.active.pop(entry.key, None)  # in a forked child it is empty
             self._set_quiet(entry.incarnation, quiet=False)
-        if state is State.STARTING:
-            delay = self.policy.start_timeout
-        elif state is State.STOPPING:
-            delay = self.policy.stop_timeout
-        elif state is State.QUARANTINED and entry.incarnation is None:
-            delay = self.policy.quarantine
         entry.state = state
         self._states[before] -= 1
         self._states[state] += 1
-        self._alarm(entry, delay)
+        self._alarm(entry, self._seconds_in_state(entry) if delay is None else delay)
         if self._failures:
             self._date_failures(entry)
         # Last, so that an interrupt leaves no entry behind that nobody has begun.
@@ -144,6 +142,16 @@ class Rows:
                 del self._entries[entry.key]
         elif before is State.ABSENT:
             self._entries[entry.key] = entry
+
+    def _seconds_in_state(self, entry: Entry) -> float | None:
+        """Return after how many seconds an entry's alarm rings, if its state says so."""
+        if entry.state is State.STARTING:
+            return self.policy.start_timeout
+        if entry.state is State.STOPPING:
+            return self.policy.stop_timeout
+        if entry.state is State.QUARANTINED and entry.incarnation is None:
+            return self.policy.quarantine
+        return None
 
     def _date_failures(self, entry: Entry) -> None:
         """Have the key's failures forgotten a while after it does well, or is left alone.
@@ -235,9 +243,7 @@ class Rows:
 
     def _release(self, entry: Entry) -> None:
         """Open a key that was quarantined for its failures."""
-        record = self._failures.forget(entry.key)
-        if record is not None:
-            self._alarm(record, None)
+        self._failures.forget(entry.key)  # they have no alarm while it is quarantined
         self._remove(entry)
 
     def _abandon(self, entry: Entry, after: After) -> None:
@@ -246,6 +252,9 @@ class Rows:
         assert incarnation is not None
         self.admission.give_up(incarnation)
         self._end(incarnation, EndReason.ABANDONED, None)
+        if not self._is_over:  # at a shutdown's end there is one line for all of them
+            what = "start" if entry.state is State.STARTING else "end"
+            after.do(_log_abandoned, incarnation.life, what)
         self._move(entry, State.QUARANTINED)
         if self.refusal is None:
             self._fail_requests(entry, quarantined(entry), after)
@@ -300,7 +309,11 @@ class Rows:
         live, most = self.admission.live, f"of max_live={self.policy.max_live}"
         if self.admission.no_thread is not None:
             most = "and the system grants no thread for another"
-        return f"{live} aggregates are live, {most}, and none became idle within {seconds} seconds"
+        are = "is" if live == 1 else "are"
+        return (
+            f"{count(live, 'aggregate')} {are} live, {most}, "
+            f"and none became idle within {seconds} seconds"
+        )
 
     def _wait_for(self, request: StartRequest, entry: Entry) -> None:
         request.entry = request.future.target = entry
@@ -391,20 +404,20 @@ class Rows:
         # A BaseException means "end this thread"; it is not raised in a thread that it was not
         # meant for.
         self._fail_requests(entry, cause if isinstance(cause, Exception) else error, after)
-        kept: deque[Letter] = deque()
-        left_over, entry.left_over = entry.left_over, 0
-        for i, letter in enumerate(entry.queue):
+        left_over = entry.left_over
+        kept: list[tuple[Letter, bool]] = []
+        for i, letter in enumerate(self._take_queue(entry)):
             if letter.reply_to is None or is_stop(letter.message):
-                kept.append(letter)
-                entry.left_over += i < left_over
+                kept.append((letter, i < left_over))
             else:
-                self._queued -= 1
                 after.do(letter.reply_to.fail, error)
-        entry.queue = kept
+        entry.queue = deque(letter for letter, _ in kept)
+        entry.left_over = sum(was_left_over for _, was_left_over in kept)
+        self._queued += len(kept)
 
+    @abc.abstractmethod
     def launch(self, incarnation: Incarnation) -> None:
         """Have it begun; without the lock."""
-        raise NotImplementedError
 
     def check_class(self) -> Blueprint:
         """Return what to build from; raise `TypeError` if there is nothing."""
@@ -444,7 +457,11 @@ class Rows:
 
 
 def quarantined(entry: Entry) -> Quarantined:
-    error = Quarantined(entry.key, is_abandoned=entry.incarnation is not None)
+    if entry.incarnation is not None:
+        why = f"an incarnation that did not start or end in time still runs; {_FREE_AGAIN}"
+        error = Quarantined(entry.key, why, is_abandoned=True)
+    else:
+        error = Quarantined(entry.key, f"it {_failure(entry)}")
     error.__cause__ = entry.cause
     return error
 
@@ -452,13 +469,30 @@ def quarantined(entry: Entry) -> Quarantined:
 def undeliverable(entry: Entry) -> Undeliverable:
     if entry.incarnation is not None:
         return abandoned(entry)
-    error = Undeliverable(entry.key, "is quarantined, for it failed too often")
+    error = Undeliverable(entry.key, f"is quarantined, for it {_failure(entry)}")
     error.__cause__ = entry.cause
     return error
 
 
 def abandoned(entry: Entry) -> Undeliverable:
-    return Undeliverable(entry.key, "has an incarnation that did not start or end in time")
+    why = f"has an incarnation that did not start or end in time; {_FREE_AGAIN}"
+    return Undeliverable(entry.key, why)
+
+
+_FREE_AGAIN = "the key is free again when that incarnation's thread ends"
+
+
+def _failure(entry: Entry) -> str:
+    """Say why a key is quarantined that no incarnation holds, and what opens it."""
+    failed = "failed too often"
+    if entry.table.policy.restart == "never":
+        failed = "failed, and restart='never'"
+    return f"{failed}; once the cause is mended, registry.release(key) opens it"
+
+
+def _log_abandoned(life: Life | None, what: str) -> None:
+    text = "%s did not %s in time; its key is quarantined until its thread ends"
+    log(logging.ERROR, text, life, what)
 
 
 def stopped_at_rest(entry: Entry) -> Undeliverable:

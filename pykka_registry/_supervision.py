@@ -2,8 +2,8 @@
 
 A failure doubles the time for which its key rests, with some jitter, so that keys that failed
 together do not come back together. A key that fails more often than its budget allows is
-quarantined. Its failures are forgotten once it has been active for some time, or has been left alone
-for that long.
+quarantined. Its failures are forgotten once it has been active for some time, or has been left
+alone for that long.
 """
 
 from __future__ import annotations
@@ -79,6 +79,6 @@ class Failures:
         self._records.clear()
         return records
 
-    def forget(self, key: Hashable) -> Record | None:
-        """Forget the key's failures, and return what there was."""
-        return self._records.pop(key, None)
+    def forget(self, key: Hashable) -> None:
+        """Forget the key's failures."""
+        self._records.pop(key, None)

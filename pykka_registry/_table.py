@@ -34,7 +34,9 @@ from pykka_registry._after import After
 from pykka_registry._entry import Blueprint, Entry, Incarnation, Ref, StartRequest, State
 from pykka_registry._events import DeadLetterReason, EndReason, Registered, Stats
 from pykka_registry._exceptions import (
+    HeldByForeignActor,
     KeyAlreadyRegistered,
+    NoAnswer,
     Overloaded,
     OverloadedTimeout,
     RegistryStopped,
@@ -43,7 +45,7 @@ from pykka_registry._exceptions import (
 from pykka_registry._fork import FORKED, Forked, tables
 from pykka_registry._future import Future
 from pykka_registry._inbox import Letter, is_expired
-from pykka_registry._log import log, name
+from pykka_registry._log import count, log, name
 from pykka_registry._rows import (
     LAUNCH_AGAIN,
     Rows,
@@ -68,12 +70,15 @@ __all__ = ["Table"]
 
 T = TypeVar("T")
 
+_LAST_LINES = 5.0
+"""Seconds that a shutdown waits for threads whose aggregates have ended."""
+
 
 class Joined(Protocol):
     """A thread, or what is like one in this."""
 
-    def join(self) -> None:
-        """Wait until it has ended."""
+    def join(self, timeout: float) -> object:
+        """Wait until it has ended, for so many seconds at most."""
         ...
 
 
@@ -90,24 +95,24 @@ class Table(Rows):
         """The keys that were abandoned, once the registry has ended."""
         self._lock = threading.Lock()
         self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """Threads that have nothing left to do but to end,"""
+        """Threads that have nothing left to do but to say what has happened, and to end;"""
         self._tails: set[Joined] = set()
-        """and the last lines of ends whose threads go on."""
+        """and such last lines in threads that go on."""
         tables.add(self)
 
     # Reading: no lock, no message, no waiting.
 
     def get(self, key: Hashable) -> Ref | None:
-        """Return the ref of the live actor under `key`, an aggregate's or a foreign one's."""
+        """Return the ref of the active actor under `key`, an aggregate's or a foreign one's."""
         ref = self.active.get(key)
         return self.foreign.get(key) if ref is None else ref
 
     def snapshot(self) -> dict[Hashable, Ref]:
-        """Return the live actors by key; foreign ones that are dead are left out."""
+        """Return the active actors by key; foreign ones that are dead are left out."""
         return self.active.copy() | self.foreign.snapshot()
 
     def count(self) -> int:
-        """Return how many live actors there are."""
+        """Return how many active actors there are."""
         return len(self.active) + len(self.foreign.snapshot())
 
     # Starting.
@@ -222,7 +227,7 @@ class Table(Rows):
         if entry is None:
             owner = self.foreign.claim(key)
             if owner is not None:
-                raise KeyAlreadyRegistered(key, owner)
+                raise HeldByForeignActor(key, owner)
             self.check_class()
             self._check_room(key)
             entry = Entry(key, self)
@@ -276,8 +281,13 @@ class Table(Rows):
         error: BaseException
         if entry is not None and self._is_crowded(entry):
             error = OverloadedTimeout(key, self._crowd(timeout))
+            error.__cause__ = self.admission.no_thread
+        elif entry is not None and entry.state is State.BACKOFF:
+            why = " and will not: the message has expired; it rests after a failure"
+            error = NoAnswer(key, timeout, why)
+            error.__cause__ = entry.cause
         else:
-            error = pykka.Timeout(f"no answer within {timeout} seconds, and there will be none")
+            error = NoAnswer(key, timeout, " and will not: the message has expired")
         if not future.withdraw(error):
             return None
         self._expired += 1
@@ -331,7 +341,7 @@ class Table(Rows):
         return True
 
     def passivate(self, incarnation: Incarnation, idle: float | None) -> None:
-        """Let it retire once it has had no message for so many seconds, or never."""
+        """Let it be passivated once it has had no message for so many seconds, or never."""
 
         def decide(after: After) -> None:
             incarnation.idle = idle
@@ -342,7 +352,7 @@ class Table(Rows):
         self._change(decide)
 
     def rest(self, incarnation: Incarnation) -> EndReason | None:
-        """Retire it, if that is wanted and nothing waits for it. Atomic.
+        """Passivate it, if that is wanted and nothing waits for it, or let it go. Atomic.
 
         Called when it has found nothing to do. If a reason is returned its inbox is closed, and it
         is found no more.
@@ -377,15 +387,14 @@ class Table(Rows):
         return reason
 
     def decline(self, incarnation: Incarnation) -> None:
-        """Take note that it was asked to retire, and has something to do."""
+        """Take note that it was asked to go, and has something to do."""
 
         def decide(after: After) -> None:
-            if incarnation.asked is not None:
-                incarnation.asked = None
-                self._declined += 1
-                if self._is_active(incarnation):
-                    self._alarm_idle(incarnation, after)
-                    self.admission.stay(incarnation, after.do)
+            incarnation.asked = None
+            self._declined += 1
+            if self._is_active(incarnation):
+                self._alarm_idle(incarnation, after)
+                self.admission.stay(incarnation, after.do)
 
         self._change(decide)
 
@@ -440,7 +449,8 @@ class Table(Rows):
     ) -> None:
         """Free the key, or hand it to a successor; no user code of it runs any more.
 
-        What is `leaving` has a few lines left to run, and a shutdown waits for that. It is noted in the same step, for the key may be all that the shutdown waits for.
+        What is `leaving` has a few lines left to run, and a shutdown waits for that. It is noted in
+        the same step, for the key may be all that the shutdown waits for.
         """
 
         def decide(after: After) -> None:
@@ -484,7 +494,7 @@ class Table(Rows):
             record = self._failures.add(entry.key, time.monotonic())
             entry.cause = cause
             if self._failures.exceed(record):
-                self._quarantine(entry, after)
+                self._quarantine(entry, record.count, after)
                 return
             entry.restarts = (
                 self.policy.restart == "at once"
@@ -500,7 +510,7 @@ class Table(Rows):
         else:
             self._remove(entry)
 
-    def _quarantine(self, entry: Entry, after: After) -> None:
+    def _quarantine(self, entry: Entry, failures: int, after: After) -> None:
         """Close a key that has failed too often, for a time, and report to all who waited."""
         if self.refusal is not None:
             self._give_up(entry, DeadLetterReason.QUARANTINED, undeliverable(entry), after)
@@ -509,6 +519,7 @@ class Table(Rows):
         self._fail_requests(entry, quarantined(entry), after)
         letters = self._take_queue(entry)
         error = undeliverable(entry)
+        after.do(_log_quarantine, entry, failures)
         self._report(entry, letters, DeadLetterReason.QUARANTINED, error, after)
 
     # Foreign actors.
@@ -674,7 +685,7 @@ class Table(Rows):
             self._admit(after)
 
     def _check_idle(self, incarnation: Incarnation, now: float, after: After) -> None:
-        """Ask it to retire if it has been idle for long enough, else look again then."""
+        """Ask it to go if it has been idle for long enough, else look again then."""
         since = incarnation.inbox.idle_since()
         idle, reason = incarnation.idle, EndReason.IDLE
         if self.refusal is not None:
@@ -683,7 +694,7 @@ class Table(Rows):
         left = idle if since is None else since + idle - now
         if left > 0:
             self._alarm(incarnation.entry, left)
-        elif incarnation.asked is None:
+        else:  # even if it was asked to make way for another: that one may need it no more
             incarnation.asked = reason
             incarnation.inbox.nudge(after.do)
 
@@ -776,16 +787,20 @@ class Table(Rows):
             self._tails.discard(tail)
 
     def leave(self) -> None:
-        """Say that the calling thread will run no more user code and wait for nobody."""
+        """Note that the calling thread will run no more user code and wait for nobody."""
         with self._lock:
             self._leaving.add(threading.current_thread())
 
     def join(self) -> None:
-        """Wait for the threads that are about to end, so that a shutdown leaves none."""
+        """Wait for the threads that are about to end, so that a shutdown leaves none.
+
+        Not for ever: they write to the log, and what is behind that may block.
+        """
         with self._lock:
-            leaving: list[Joined] = [*self._leaving, *self._tails]
+            leaving: list[Joined] = [*self._leaving - {threading.current_thread()}, *self._tails]
+        deadline = time.monotonic() + _LAST_LINES
         for one in leaving:
-            one.join()
+            one.join(max(deadline - time.monotonic(), 0))
 
     def check_process(self) -> None:
         """Raise `RegistryStopped` in a forked child."""
@@ -891,6 +906,13 @@ class Table(Rows):
         else:
             incarnation.begun = True
             self._never_mind(incarnation, after)
+
+
+def _log_quarantine(entry: Entry, failures: int) -> None:
+    seconds = entry.table.policy.quarantine
+    until = "until it is released" if seconds is None else f"for {seconds:g} seconds"
+    what = "key %s of registry %r is quarantined after %s, %s"
+    log(logging.ERROR, what, name(entry.key), entry.table.name, count(failures, "failure"), until)
 
 
 def _log_alarm(key: Hashable, error: Exception) -> None:

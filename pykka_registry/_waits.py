@@ -180,9 +180,7 @@ def may_help() -> bool:
 
     An event loop must not be held up, and while the interpreter ends nothing is begun.
     """
-    return (
-        len(mine.running) < DEPTH and _get_running_loop() is None and not sys.is_finalizing()
-    )
+    return len(mine.running) < DEPTH and _get_running_loop() is None and not sys.is_finalizing()
 
 
 def this_thread() -> object:
@@ -233,14 +231,14 @@ def _cycle(wait: Wait, me: int) -> tuple[list[Hashable] | None, list[Waited]]:
     seen: set[int] = set()
     places: list[Waited] = []
     while todo:
-        wait, way = todo.pop()
-        target = wait.target
-        if target is None or wait.done():
+        its_wait, before = todo.pop()
+        target = its_wait.target
+        if target is None or its_wait.done():
             continue
         if target.holders() is not None:
             places.append(target)
             continue
-        way = _Way(target, way)
+        way = _Way(target, before)
         for runner in target.runners():
             if runner == me:
                 return way.keys(), places

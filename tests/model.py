@@ -344,7 +344,7 @@ class Model:
         elif row is None:
             owner = self._claim(key)
             if owner is not None:
-                call.raises("KeyAlreadyRegistered", owner)
+                call.raises("HeldByForeignActor", owner)
                 return
             row = Row(key)
             row.queue.append(message)
@@ -362,7 +362,10 @@ class Model:
     def give_up(self, call: Call) -> None:
         """Let an asker's timeout end the wait for an answer, which nobody has begun to give."""
         row = self.rows[call.key]
-        call.raises("OverloadedTimeout" if self._is_crowded(row) else "Timeout")
+        if self._is_crowded(row):
+            call.raises("OverloadedTimeout")
+        else:
+            call.raises("NoAnswer", row.cause if row.state is State.BACKOFF else None)
         self._expired += 1
         self._drop_if_unwanted(row)
         self._run_on()

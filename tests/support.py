@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +39,14 @@ PATIENCE = 60.0
 def wait_for(event: threading.Event) -> None:
     """Wait for what must happen."""
     assert event.wait(PATIENCE), "it has not happened"
+
+
+def poll(condition: Callable[[], object]) -> None:
+    """Wait until something is so that nobody tells of."""
+    deadline = time.perf_counter() + PATIENCE
+    while not condition():
+        assert time.perf_counter() < deadline, "it has not happened"
+        time.sleep(0.0005)  # those who bring it about need the processor
 
 
 class Gate:
@@ -158,6 +168,18 @@ def nothing_remains(registry: RegistryRef[Any]) -> bool:
         [entry for bucket in table._alarms._buckets.values() for entry in bucket],
     )
     return not any(left) and not table._queued and not table._quiet
+
+
+@contextlib.contextmanager
+def start_timeout(registry: RegistryRef[Any], seconds: float) -> Generator[None]:
+    """Let waits for a place end soon, while nothing starts that may be slow on a busy machine."""
+    table = registry._table
+    policy = table.policy
+    table.policy = dataclasses.replace(policy, start_timeout=seconds)
+    try:
+        yield
+    finally:
+        table.policy = policy
 
 
 def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:

@@ -41,6 +41,7 @@ from tests.support import (
     in_threads,
     join,
     start_thread,
+    start_timeout,
     told_count,
 )
 
@@ -304,12 +305,9 @@ class Ends:
         self,
         raises: dict[str, BaseException],
         listener: pykka.ActorRef[Listener],
-        start_timeout: float = 30.0,
     ) -> None:
         self.calls: list[str] = []
-        self.registry = AggregateRegistry.start(
-            Hooked, args=(self.calls, raises), start_timeout=start_timeout
-        )
+        self.registry = AggregateRegistry.start(Hooked, args=(self.calls, raises))
         self.registry.subscribe(listener)
         self._listener = listener
 
@@ -545,8 +543,8 @@ def test_a_thread_that_cannot_start_is_a_ceiling_that_others_may_lift(
 def test_a_thread_that_cannot_start_for_long_overloads_and_frees_the_key(
     listener: pykka.ActorRef[Listener], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends = Ends({}, listener, start_timeout=0.05)
-    with monkeypatch.context() as patch:
+    ends = Ends({}, listener)
+    with monkeypatch.context() as patch, start_timeout(ends.registry, 0.05):
         patch.setattr(threading.Thread, "start", no_thread)
         with pytest.raises(Overloaded, match="the system grants no thread") as raised:
             ends.registry.get_or_start("a")
@@ -596,11 +594,11 @@ def test_a_successor_whose_thread_cannot_start_waits_for_one_that_can(
             no_thread(self)
         normal(self)
 
-    with AggregateRegistry.start(SlowToStop, start_timeout=0.05) as registry:
+    with AggregateRegistry.start(SlowToStop) as registry:
         registry.get_or_start("a").stop(block=False)
         gate.wait_until_reached()
         future = registry.proxy().get_or_start("a").get()
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, start_timeout(registry, 0.05):
             patch.setattr(threading.Thread, "start", no_thread_for_it)
             gate.open()
             with pytest.raises(Overloaded):
@@ -928,7 +926,21 @@ def test_told_messages_that_are_left_over_are_logged(
         ref.tell("too late")
     gate.open()
     stopped.get()
-    assert "3 messages that 'a' was told are dead letters: ended" in caplog.text
+    assert "registry 'Counting': 3 messages to key 'a' became dead letters: ended" in caplog.text
+
+
+def test_one_told_message_that_is_left_over_is_logged_as_one(
+    counters: RegistryRef[Counting], caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    ref = counters.get_or_start("a")
+    ref.proxy().wait_at(gate)
+    gate.wait_until_reached()
+    stopped = ref.stop(block=False)
+    ref.tell("too late")
+    gate.open()
+    stopped.get()
+    assert "registry 'Counting': 1 message to key 'a' became a dead letter: ended" in caplog.text
 
 
 def test_who_asks_a_failing_aggregate_gets_the_cause(counters: RegistryRef[Counting]) -> None:

@@ -34,16 +34,20 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
+    poll,
     start_thread,
+    start_timeout,
     tiny_switch_interval,
 )
-from tests.test_passivation import ADD, Clock, ends, poll, wait_until_asleep
+from tests.test_passivation import ADD, Clock, ends, wait_until_asleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from pykka_registry._entry import Incarnation
+
 HOPELESS = "all places are held by aggregates that wait for such a place"
-ALL_LIVE = r"1 aggregates are live, of max_live=1, and none became idle within 0\.05 seconds"
+ALL_LIVE = r"1 aggregate is live, of max_live=1, and none became idle within 0\.05 seconds"
 
 
 @pytest.fixture(autouse=True)
@@ -272,6 +276,17 @@ def test_a_busy_aggregate_is_never_evicted(listener: pykka.ActorRef[Listener]) -
         let_go([held_a])
 
 
+@pytest.mark.usefixtures("clock")
+def test_nobody_counts_on_a_busy_one_to_go() -> None:
+    """Time stands still, so there is no second try: the first that is idle goes at once."""
+    with AggregateRegistry.start(Counting, max_live=2) as registry:
+        (held_a, held_b) = hold(registry, "a", "b")
+        new = registry.ref("c").submit(Counting.add)
+        let_go([held_b])
+        assert new.get(timeout=PATIENCE) == 1
+        let_go([held_a])
+
+
 @pytest.mark.parametrize("how", ["idle", "stop", "fail", "own word"])
 def test_whoever_waits_gets_the_place_as_soon_as_somebody_is_idle_or_ends(how: str) -> None:
     with AggregateRegistry.start(Counting, max_live=1) as registry:
@@ -388,25 +403,26 @@ def test_who_waits_for_a_place_waits_no_longer_than_its_timeout(
 def test_nobody_waits_for_a_place_longer_than_the_registry_says(
     listener: pykka.ActorRef[Listener],
 ) -> None:
-    with AggregateRegistry.start(Counting, max_live=1, start_timeout=0.05) as registry:
+    with AggregateRegistry.start(Counting, max_live=1) as registry:
         registry.subscribe(listener)
         held = hold(registry, "a")
         address = registry.ref("new")
-        address.tell("lost")
-        futures: list[pykka.Future[Any]] = [
-            address.ask(ADD, block=False),
-            address.submit(Counting.add),
-            address.proxy().add(),
-            registry.proxy().get_or_start("new").get(),
-        ]
-        for future in futures:
+        with start_timeout(registry, 0.05):
+            address.tell("lost")
+            futures: list[pykka.Future[Any]] = [
+                address.ask(ADD, block=False),
+                address.submit(Counting.add),
+                address.proxy().add(),
+                registry.proxy().get_or_start("new").get(),
+            ]
+            for future in futures:
+                with pytest.raises(Overloaded, match=ALL_LIVE):
+                    future.get(timeout=PATIENCE)
+            for call in (registry.get_or_start, registry.start_new):
+                with pytest.raises(Overloaded, match=ALL_LIVE):
+                    call("new")
             with pytest.raises(Overloaded, match=ALL_LIVE):
-                future.get(timeout=PATIENCE)
-        for call in (registry.get_or_start, registry.start_new):
-            with pytest.raises(Overloaded, match=ALL_LIVE):
-                call("new")
-        with pytest.raises(Overloaded, match=ALL_LIVE):
-            address.call(Counting.add)
+                address.call(Counting.add)
         assert registry.dead_letters == [DeadLetter("new", "lost", DeadLetterReason.OVERLOADED)]
         assert registry.stats().dead_letters == {DeadLetterReason.OVERLOADED: 1}
         assert registry.stats().waiting == 0
@@ -871,7 +887,7 @@ def test_no_thread_to_be_had_is_the_ceiling_and_loses_nothing(
             patch.setattr(threading.Thread, "start", no_thread)
             registry.ref("b").tell(ADD)
             answer = registry.ref("c").submit(Counting.add)
-            with pytest.raises(Overloaded, match=r"1 aggregates are live, and .*no thread"):
+            with pytest.raises(Overloaded, match=r"1 aggregate is live, and .*no thread"):
                 registry.ref("d").ask(ADD, timeout=0.01)
             stats = registry.stats()
             assert (stats.live, stats.waiting, stats.queued) == (1, 2, 2)
@@ -881,6 +897,23 @@ def test_no_thread_to_be_had_is_the_ceiling_and_loses_nothing(
         assert registry.stats().dead_letters == {}
         assert registry.stats().activations >= 3
         assert ref.actor_class is Counting
+
+
+def test_a_second_thread_that_cannot_be_had_for_one_that_has_begun_changes_nothing() -> None:
+    """A thread that seems not to begin is started again."""
+
+    class Late(Counting):
+        @classmethod
+        def _pykka_registry_launch(cls, incarnation: Incarnation) -> None:
+            super()._pykka_registry_launch(incarnation)
+            poll(lambda: incarnation.begun)
+            raise RuntimeError("can't start new thread")
+
+    with AggregateRegistry.start(Late, max_live=2) as registry:
+        assert registry.ref("a").call(Counting.add) == 1
+        assert registry.ref("b").call(Counting.add) == 1
+        stats = registry.stats()
+        assert (stats.live, stats.waiting, stats.activations) == (2, 0, 2)
 
 
 def test_threads_that_fail_to_start_now_and_then_lose_nothing(

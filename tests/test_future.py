@@ -59,6 +59,16 @@ def test_get_gives_up_after_its_timeout(make: Any, timeout: float) -> None:
     assert future.get() == 1
 
 
+@pytest.mark.parametrize("wrong", ["5", (1,), float("nan"), True])
+def test_a_timeout_that_is_no_number_is_refused(wrong: Any) -> None:
+    future: Future[int] = Future()
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"^timeout must be a number of seconds, not "):
+            future.get(timeout=wrong)
+        future.give(3)
+    assert future.get(timeout=0) == 3
+
+
 def test_it_is_set_once(make: Any) -> None:
     def hook(timeout: float | None) -> None:
         raise AssertionError(timeout)

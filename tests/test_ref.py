@@ -352,7 +352,8 @@ def test_an_abstract_bases_method_calls_the_one_that_is_there() -> None:
 WRONG: dict[str, tuple[Any, str]] = {
     "lambda": (lambda: 1, r"has no name to send: pass a method of the class, like Account\."),
     "partial": (functools.partial(Account.deposit, amount=1), "has no name to send"),
-    "property": (Account.cents, "has no name to send"),
+    "property": (Account.cents, r"; read an attribute with ref\.proxy\(\)\.cents$"),
+    "attribute": (Account.currency, r"; read an attribute with ref\.proxy\(\)\.balance$"),
     "name": ("deposit", "has no name to send"),
     "None": (None, "has no name to send"),
     "builtin": (len, "Account has no method 'len'"),
@@ -387,6 +388,17 @@ def test_only_the_name_of_a_method_counts(accounts: RegistryRef[Account]) -> Non
     ref: AggregateRef[Any] = accounts.ref("a")
     with pytest.raises(OSError, match="ours"):
         ref.call(WRONG["of object with that name"][0], OSError("ours"))
+
+
+def test_a_private_method_may_be_called(accounts: RegistryRef[Account]) -> None:
+    """`call` is for those who see the class; a proxy shows public names only."""
+    assert accounts.ref("a").call(Account._audit) == Account()._audit()
+
+
+def test_a_ref_is_not_made_by_hand(accounts: RegistryRef[Account]) -> None:
+    for wrong in (accounts, None, "accounts"):
+        with pytest.raises(TypeError, match=r"registry\.ref\(key\) makes one"):
+            AggregateRef(wrong, 1)
 
 
 def test_a_call_in_a_registry_without_a_class() -> None:
@@ -538,6 +550,34 @@ def test_the_absence_of_an_attribute_fails_its_future(accounts: RegistryRef[Acco
     assert accounts.stats().activations == 1
 
 
+def test_who_calls_what_is_no_method_is_told_which_one_was_meant(
+    accounts: RegistryRef[Account],
+) -> None:
+    proxy = accounts.ref("a").proxy()
+    instance = r"What only an instance has needs registry\.get\(key\)\.proxy\(\)$"
+    for call, text in (
+        (proxy.depositt, r"^Account has no method 'depositt'; did you mean 'deposit'\? "),
+        (proxy.cent, r"^Account has no method 'cent'\. "),  # cents is no method
+        (proxy.balance, r"^Account has no method 'balance'\. "),
+        (proxy.statement.wrote, r"^Statement has no method 'wrote'; did you mean 'write'\? "),
+    ):
+        for attempt in (call, call.defer):
+            with pytest.raises(TypeError, match=f"{text}{instance}"):
+                attempt(10)
+    with pytest.raises(TypeError, match=r"a future is not callable; get\(\)"):
+        proxy.balance.map(str)(1)
+    assert proxy.balance.map(str).get() == "0"
+
+
+def test_a_proxy_that_knows_no_class_says_so() -> None:
+    with AggregateRegistry.start() as registry:
+        Account.start(registry, "a")
+        proxy = registry.ref("a").proxy()
+        with pytest.raises(TypeError, match=r"^this registry has no aggregate class, so a proxy"):
+            proxy.deposit(10)
+        assert proxy.balance.get() == 0
+
+
 def test_setting_an_attribute_waits_until_it_is_set(accounts: RegistryRef[Account]) -> None:
     proxy = accounts.ref("a").proxy()
     put(proxy, "balance", 5)
@@ -637,6 +677,10 @@ def test_a_ref_on_the_key_of_a_foreign_actor(
             call()
         assert raised.value.key == "f"
         assert raised.value.ref is listener
+        assert str(raised.value) == (
+            "key 'f' has a foreign actor, which an AggregateRef does not reach: "
+            "send to registry.get('f')"
+        )
     assert ref.stop() is False
     assert listener.is_alive()
     assert listener.proxy().told.get() == []
@@ -875,6 +919,7 @@ class Scene:
     """A registry whose key "a" is in a certain state, until `end` is called."""
 
     def __init__(self, state: str, listener: pykka.ActorRef[Listener]) -> None:
+        self.state = state
         self.gates: dict[str, Gate] = {}
         self.handled: list[Any] = []
         policies: Any = {"drain_timeout": PATIENCE, "backoff": (0, 0)}
@@ -897,6 +942,10 @@ class Scene:
             gate.open()
         self.ref.stop()  # what rests would be waited for
         self.registry.stop()
+        if self.state == "abandoned":  # no shutdown waits for it
+            for thread in threading.enumerate():
+                if thread.name.startswith("Held-"):
+                    join(thread)
         assert no_row_remains(self.registry)
 
     def _make_absent(self, _: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pykka
 import pytest
@@ -320,10 +320,80 @@ def test_arguments_that_the_constructor_does_not_take_are_refused_before_anythin
         assert registry.get("a") is None
 
 
+def test_arguments_without_a_constructor_are_not_swallowed() -> None:
+    """Pykka's own constructor takes whatever it is given."""
+
+    class Plain(AggregateMixin, pykka.ThreadingActor): ...
+
+    class Base(pykka.ThreadingActor):
+        def __init__(self, database: str) -> None:
+            super().__init__()
+            self.database = database
+
+    class Derived(AggregateMixin, Base): ...
+
+    class Made(AggregateMixin, pykka.ThreadingActor):
+        database: str
+
+        def __new__(cls, database: str) -> Any:
+            self = super().__new__(cls)
+            self.database = database
+            return self
+
+    text = "^Plain has no __init__ of its own, so it takes no arguments"
+    with pytest.raises(TypeError, match=rf"{text}$"):
+        AggregateRegistry.start(Plain, args=("db",))
+    with pytest.raises(TypeError, match=rf"{text}$"):
+        AggregateRegistry.start(Plain, kwargs={"database": "db"})
+    assert pykka.ActorRegistry.get_all() == []
+    with AggregateRegistry.start(Plain) as registry:
+        with pytest.raises(TypeError, match=rf"{text}; start"):
+            Plain.start(registry, "a", "db")
+        assert registry.get_or_start("a").is_alive()
+    classes: list[Any] = [Derived, Made]
+    for cls in classes:
+        with AggregateRegistry.start(cls, args=("db",)) as registry:
+            assert registry.get_or_start("a").proxy().database.get() == "db"
+
+
 def test_args_that_are_no_tuple_are_refused() -> None:
     args: Any = "database"
     with pytest.raises(TypeError, match=r"args=\(argument,\)"):
         AggregateRegistry.start(Counting, args=args)
+
+
+@pytest.mark.parametrize("wrong", [[1], "db", 0, ()])
+def test_kwargs_that_are_no_mapping_are_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError) as raised:
+        AggregateRegistry.start(Counting, kwargs=wrong)
+    assert str(raised.value) == f"kwargs must be a mapping, not {wrong!r}"
+
+
+@pytest.mark.parametrize("wrong", [5, b"accounts", Counting])
+def test_a_name_that_is_no_text_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^name must be a str, not "):
+        AggregateRegistry.start(Counting, name=wrong)
+    with pytest.raises(TypeError, match=r"^name must be a str, not "):
+        AggregateRegistry.start(name=wrong)
+
+
+T = TypeVar("T")
+
+
+class Box(AggregateMixin, pykka.ThreadingActor, Generic[T]):
+    def __init__(self, content: T) -> None:
+        super().__init__()
+        self.content = content
+
+    def look(self) -> T:
+        return self.content
+
+
+def test_a_generic_class_may_be_given_its_arguments() -> None:
+    with AggregateRegistry.start(Box[int], args=(5,)) as boxes:
+        assert boxes.ref("a").call(Box[int].look) == 5
+        assert boxes.get_or_start("a").actor_class is Box
+        assert Box[int].start(boxes, "b", 6).proxy().look().get() == 6
 
 
 def test_arguments_without_a_class_are_refused() -> None:
@@ -334,10 +404,14 @@ def test_arguments_without_a_class_are_refused() -> None:
         start(kwargs={"x": 1})
 
 
-@pytest.mark.parametrize("wrong", [42, "Counting", pykka.ThreadingActor, object()])
+@pytest.mark.parametrize(
+    "wrong",
+    [42, "Counting", pykka.ThreadingActor, object(), AggregateMixin, list[int], Counting | None],
+)
 def test_what_is_no_aggregate_class_is_refused(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="is no aggregate class"):
+    with pytest.raises(TypeError, match="is no aggregate class: write class Account") as raised:
         AggregateRegistry.start(wrong)
+    assert str(raised.value).startswith(repr(wrong))
 
 
 def test_start_wants_the_registry_first(counters: RegistryRef[Counting]) -> None:
@@ -458,7 +532,7 @@ def test_a_dead_actors_ref_refuses_as_pykka_says(counters: RegistryRef[Counting]
     assert str(error) == "aggregate 'a' ended"
 
 
-@pytest.mark.parametrize("timeout", ["5", (1,), float("nan")])
+@pytest.mark.parametrize("timeout", ["5", (1,), float("nan"), True])
 def test_a_timeout_that_is_no_number_is_refused_before_anything_starts(
     counters: RegistryRef[Counting], timeout: Any
 ) -> None:
@@ -476,12 +550,30 @@ def test_a_timeout_that_is_no_number_is_refused_before_anything_starts(
     assert counters.is_alive()
 
 
-def test_a_drain_takes_no_negative_time(counters: RegistryRef[Counting]) -> None:
-    with pytest.raises(ValueError, match="timeout must be at least 0 seconds"):
-        counters.drain(timeout=-1)
+def test_a_negative_timeout_is_over_at_once_as_in_pykka(counters: RegistryRef[Counting]) -> None:
+    gate = Gate()
+    held = counters.ref("a")
+    waiting = held.submit(Counting.wait_at, gate)
+    gate.wait_until_reached()
+    for call in (
+        lambda: counters.wait_for("b", timeout=-1),
+        lambda: counters["a"].ask("x", timeout=-1),
+        lambda: held.ask("x", timeout=-1),
+        lambda: held.using(timeout=-1).call(Counting.add),
+        lambda: held.stop(timeout=-1),
+        lambda: waiting.get(timeout=-1),
+        lambda: counters.stop(timeout=-1),
+    ):
+        with pytest.raises(pykka.Timeout):
+            call()
+    assert counters.drain(timeout=-1) == ["a"]
+    gate.open()
+    assert waiting.get() is None
+
+
+def test_a_registry_is_given_no_negative_times(counters: RegistryRef[Counting]) -> None:
     with pytest.raises(ValueError, match="drain_timeout must be at least 0 seconds"):
         AggregateRegistry.start(Counting, drain_timeout=-1)
-    assert counters.is_alive()
 
 
 def test_a_constructors_argument_without_args_is_refused_with_the_fix() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import logging
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 import pytest
@@ -32,6 +34,7 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
+    poll,
     start_thread,
     told_when,
     wait_for,
@@ -136,27 +139,22 @@ def ends(listener: pykka.ActorRef[Listener], count: int) -> list[Terminated]:
     return [event for event in told if isinstance(event, Terminated)]
 
 
-def poll(condition: Callable[[], object]) -> None:
-    """Wait until something is so that nobody tells of."""
-    deadline = time.perf_counter() + PATIENCE
-    while not condition():
-        assert time.perf_counter() < deadline, "it has not happened"
-
-
 def fail(registry: RegistryRef[Any], key: Hashable, times: int = 1) -> None:
     """Let the key's incarnations fail of messages; return when they have ended."""
     for _ in range(times):
-        before = registry.stats().ends.get(EndReason.FAILED, 0)
-        registry.ref(key).tell(ValueError("no"))
-        poll(lambda before=before: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
+        fail_once(registry, key, lambda: None)
+
+
+def fail_once(registry: RegistryRef[Any], key: Hashable, meanwhile: Callable[[], None]) -> None:
+    before = registry.stats().ends.get(EndReason.FAILED, 0)
+    registry.ref(key).tell(ValueError("no"))
+    meanwhile()
+    poll(lambda: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
 
 
 def fail_resting(registry: RegistryRef[Any], key: Hashable, clock: Clock, rest: float) -> None:
     """Let the key fail once, where it rests before that, as it has failed before."""
-    before = registry.stats().ends.get(EndReason.FAILED, 0)
-    registry.ref(key).tell(ValueError("no"))
-    clock.forward(rest * MOST, registry)
-    poll(lambda: registry.stats().ends.get(EndReason.FAILED, 0) == before + 1)
+    fail_once(registry, key, lambda: clock.forward(rest * MOST, registry))
 
 
 def no_failure_is_kept(registry: RegistryRef[Any]) -> bool:
@@ -208,8 +206,39 @@ def test_at_once_it_comes_back_by_itself_when_it_has_rested(clock: Clock, how: s
         assert Troubled.starts == 2
 
 
+def quarantines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the log says of keys that are closed."""
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    return [line for line in lines if "is quarantined" in line]
+
+
+def test_a_quarantine_is_logged_outside_the_lock(caplog: pytest.LogCaptureFixture) -> None:
+    locked: list[bool] = []
+
+    class Key(str):
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            locked.append(registry._table._lock.locked())
+            return "<the key>"
+
+    with AggregateRegistry.start(
+        Troubled, backoff=(0, 0), max_failures=2, quarantine=2.5, name="troubles"
+    ) as registry:
+        fail(registry, Key(), 3)
+        poll(lambda: registry.stats().quarantined == 1)
+        line = (
+            "key <the key> of registry 'troubles' is quarantined after 3 failures, for 2.5 seconds"
+        )
+        poll(lambda: quarantines(caplog) == [line])
+    assert locked
+    assert not any(locked)
+
+
 @pytest.mark.parametrize("how", ["tell", "on_start"])
-def test_never_means_quarantine_after_the_first_failure(how: str) -> None:
+def test_never_means_quarantine_after_the_first_failure(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with AggregateRegistry.start(
         Troubled, restart="never", backoff=(0, 0), max_failures=100, quarantine=None
     ) as registry:
@@ -223,6 +252,16 @@ def test_never_means_quarantine_after_the_first_failure(how: str) -> None:
         with pytest.raises(Quarantined) as raised:
             registry.get_or_start("a")
         assert isinstance(raised.value.__cause__, OSError if how == "on_start" else ValueError)
+        why = (
+            "failed, and restart='never'; once the cause is mended, registry.release(key) opens it"
+            f"; the cause: {raised.value.__cause__!r}"
+        )
+        assert str(raised.value) == f"key 'a' is quarantined: it {why}"
+        with pytest.raises(Undeliverable) as undeliverable:
+            registry.ref("a").tell("x")
+        assert str(undeliverable.value) == f"aggregate 'a' is quarantined, for it {why}"
+        line = "key 'a' of registry 'Troubled' is quarantined after 1 failure, until it is released"
+        poll(lambda: quarantines(caplog) == [line])
         assert Troubled.starts == 1
         assert registry.release("a") is True
         assert registry.get_or_start("a").is_alive()
@@ -335,14 +374,14 @@ def test_keys_that_failed_together_do_not_come_back_together(clock: Clock) -> No
         for key in range(50):
             registry.ref(key).tell(ValueError("no"))
         poll(lambda: registry.stats().backoff == 50)
-        resting = []
+        resting: list[int] = []
         for second in range(int(REST * MOST) + 1):
             resting.append(registry.stats().backoff)
             clock.forward(1, registry)
             if second < REST * LEAST:
                 assert resting[-1] == 50
         assert registry.stats().backoff == 0
-        came_back = [before - after for before, after in zip(resting, resting[1:], strict=False)]
+        came_back = [before - after for before, after in itertools.pairwise(resting)]
         assert sum(came_back) == 50 - resting[-1]
         assert sum(count > 0 for count in came_back) > 5
         assert max(came_back) < 25
@@ -448,7 +487,7 @@ def test_who_wants_a_resting_key_waits_and_then_has_it(clock: Clock, call: str) 
 
 def start(registry: RegistryRef[Any], call: str) -> Callable[..., pykka.ActorRef[Any]]:
     if call == "start":
-        return lambda key, **kwargs: Troubled.start(registry, key, **kwargs)
+        return functools.partial(Troubled.start, registry)
     function: Callable[..., pykka.ActorRef[Any]] = getattr(registry, call)
     return function
 
@@ -467,6 +506,12 @@ def test_of_many_that_want_a_resting_key_as_new_one_gets_it(clock: Clock) -> Non
         assert [future.get(timeout=PATIENCE) for future in futures[5:]] == [ref] * 5
 
 
+def wait_briefly(registry: RegistryRef[Any], call: str) -> object:
+    if call == "ask":
+        return registry.ref("a").ask("hello", timeout=0.01)
+    return start(registry, call)("a", timeout=0.01)
+
+
 @pytest.mark.parametrize("call", ["get_or_start", "start_new", "start", "ask"])
 def test_who_does_not_wait_long_enough_leaves_no_resting_key_behind(
     clock: Clock, call: str
@@ -477,10 +522,7 @@ def test_who_does_not_wait_long_enough_leaves_no_resting_key_behind(
     ):
         fail(registry, "a")
         with pytest.raises(pykka.Timeout):
-            if call == "ask":
-                registry.ref("a").ask("hello", timeout=0.01)
-            else:
-                start(registry, call)("a", timeout=0.01)
+            wait_briefly(registry, call)
         assert registry.stats().backoff == 0
         assert registry.stats().expired == (call == "ask")
         clock.forward(REST * (MOST + 1) * MOST, registry)
@@ -500,10 +542,7 @@ def test_a_restart_at_once_happens_though_somebody_has_given_up_waiting_for_it(
         registry.ref("a").tell(ValueError("no"))
         poll(lambda: registry.stats().backoff == 1)
         with pytest.raises(pykka.Timeout):
-            if call == "ask":
-                registry.ref("a").ask("hello", timeout=0.01)
-            else:
-                registry.get_or_start("a", timeout=0.01)
+            wait_briefly(registry, call)
         assert registry.stats().backoff == 1
         clock.forward(REST * MOST, registry)
         assert registry.wait_for("a", timeout=PATIENCE).is_alive()
@@ -640,6 +679,30 @@ def test_keys_never_share_a_budget() -> None:
         assert registry.release(7) is True
 
 
+def test_who_gives_up_on_a_key_that_rests_is_told_why() -> None:
+    cause = ValueError("no")
+    late = "aggregate 'a' did not answer within 0.01 seconds and will not: the message has expired"
+    with AggregateRegistry.start(Troubled, backoff=(REST, REST)) as registry:
+        address = registry.ref("a")
+        fail(registry, "a")
+        with pytest.raises(pykka.Timeout) as raised:  # nobody waited, so nothing is kept but a date
+            address.ask("x", timeout=0.01)
+        assert str(raised.value) == f"{late}; it rests after a failure"
+        assert address.stop() is False
+        Troubled.last_gate = Gate()
+        address = registry.ref("b")
+        address.tell(cause)
+        Troubled.last_gate.wait_until_reached()
+        address.tell("waits")
+        Troubled.last_gate.open()
+        poll(lambda: registry.stats().backoff == 1)
+        with pytest.raises(pykka.Timeout) as raised:
+            address.ask("x", timeout=0.01)
+        text = f"{late}; it rests after a failure; the cause: {cause!r}"
+        assert str(raised.value) == text.replace("'a'", "'b'")
+        assert raised.value.__cause__ is cause
+
+
 def test_a_quarantined_key_refuses_everything_at_once_with_the_last_cause() -> None:
     first, last = ValueError("first"), ValueError("last")
     foreign = pykka.ThreadingActor.start()
@@ -656,10 +719,10 @@ def test_a_quarantined_key_refuses_everything_at_once_with_the_last_cause() -> N
             lambda: address.ask("x", timeout=0),
             lambda: address.ask("x", block=False).get(),
             lambda: address.call(Troubled.add),
-            lambda: address.submit(Troubled.add).get(),
-            lambda: address.proxy().add().get(),
-            lambda: address.proxy().count.get(),
-            lambda: address.proxy().add.defer(),
+            address.submit(Troubled.add).get,
+            address.proxy().add().get,
+            address.proxy().count.get,
+            address.proxy().add.defer,
         ]
         for send in sends:
             with pytest.raises(Undeliverable, match="is quarantined") as undeliverable:
@@ -812,12 +875,15 @@ def test_to_release_what_is_not_quarantined_does_nothing(clock: Clock) -> None:
         clock.forward(REST * MOST, registry)
         poll(lambda: Troubled.notes[-1] == "hello")
         with pytest.raises(TypeError, match="a key must be hashable"):
-            registry.release([])
+            registry.release(cast("Any", []))
 
 
 @pytest.mark.parametrize("where", ["starting", "stopping"])
 def test_an_abandoned_key_cannot_be_released_and_its_late_end_frees_it(
-    clock: Clock, listener: pykka.ActorRef[Listener], where: str
+    clock: Clock,
+    listener: pykka.ActorRef[Listener],
+    where: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     gate = Gate()
     with (
@@ -843,8 +909,11 @@ def test_an_abandoned_key_cannot_be_released_and_its_late_end_frees_it(
         clock.forward(REST * MOST, registry)
         assert registry.stats().quarantined == 1
         assert registry.stats().live == 1
-        with pytest.raises(Quarantined, match="did not end in time") as raised:
+        with pytest.raises(Quarantined, match="did not start or end in time") as raised:
             waiting.get(timeout=PATIENCE)
+        did_not = "start" if where == "starting" else "end"
+        line = f"Troubled 'a' #1 did not {did_not} in time; its key is quarantined until its "
+        assert quarantines(caplog) == [f"{line}thread ends"]
         assert raised.value.is_abandoned is True
         with pytest.raises(Undeliverable):
             asked.get(timeout=PATIENCE)
@@ -966,6 +1035,83 @@ def test_an_aggregate_that_cannot_start_is_not_tried_for_ever_however_long_it_re
             clock.forward(8 * REST * MOST, registry)
         poll(lambda: registry.stats().ends.get(EndReason.START_FAILED) == 4)
         assert registry.stats().quarantined == 1
+
+
+def test_an_aggregate_whose_every_start_takes_long_is_not_tried_for_ever(clock: Clock) -> None:
+    """Its failures are not forgotten while it starts, though that takes longer than they count."""
+    Troubled.failing_starts = 10**9
+    with (
+        AggregateRegistry.start(
+            Troubled,
+            backoff=(0, 0),
+            failure_window=REST,
+            start_timeout=LONG,
+            max_failures=3,
+            quarantine=None,
+        ) as registry,
+        clock,
+    ):
+        for tries in range(1, 5):
+            Troubled.gate = gate = Gate()
+            starting = registry.proxy().get_or_start("a").get()
+            gate.wait_until_reached()
+            clock.forward(REST * 2, registry)
+            gate.open()
+            with pytest.raises(OSError, match=f"start {tries}"):
+                starting.get(timeout=PATIENCE)
+        assert registry.stats().quarantined == 1
+
+
+class Moody:
+    """A key that can be told to fail."""
+
+    fails = False
+
+    def __hash__(self) -> int:
+        if self.fails:
+            raise ValueError("no hash")
+        return 1
+
+
+def test_a_key_that_fails_when_its_time_has_come_does_not_hold_up_others(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    moody = Moody()
+    with AggregateRegistry.start(Troubled, restart="at once", backoff=(REST, REST)) as registry:
+        with clock:
+            for key in (moody, "a"):
+                registry.ref(key).tell(ValueError("no"))
+            poll(lambda: registry.stats().backoff == 2)
+            moody.fails = True
+            clock.forward(REST * MOST, registry)
+            moody.fails = False
+            poll(lambda: "a" in registry)
+            assert registry.stats().backoff == 1
+        assert registry.is_alive()
+    assert [r.getMessage() for r in caplog.records if "alarm" in r.getMessage()] == [
+        f"the alarm of key {moody!r} failed"
+    ]
+
+
+def test_whoever_waits_for_its_turn_only_does_so_for_as_long_as_it_takes(clock: Clock) -> None:
+    """There are places enough, so no time limit for a place applies."""
+    Troubled.gate = gate = Gate()
+    with (
+        AggregateRegistry.start(Troubled, max_starting=1, start_timeout=4 * REST) as registry,
+        clock,
+    ):
+        registry.ref("a").tell("hello")
+        gate.wait_until_reached()
+        clock.forward(2 * REST, registry)
+        registry.ref("b").tell("hello")
+        asked = registry.ref("c").ask("hello", block=False)
+        clock.forward(2.5 * REST, registry)
+        poll(lambda: Troubled.starts == 2)  # a was abandoned
+        clock.forward(2 * REST, registry)
+        stats = registry.stats()
+        assert (stats.quarantined, stats.starting, stats.waiting) == (1, 1, 1)
+        gate.open()
+        assert asked.get(timeout=PATIENCE) == "hello"
 
 
 # What the dead leave behind.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import threading
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 import pytest
@@ -35,6 +35,7 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
+    poll,
     start_thread,
     told_when,
     wait_for,
@@ -90,13 +91,6 @@ def ends(listener: pykka.ActorRef[Listener], count: int) -> list[Terminated]:
         listener, lambda told: sum(isinstance(event, Terminated) for event in told) >= count
     )
     return [event for event in told if isinstance(event, Terminated)]
-
-
-def poll(condition: Callable[[], object]) -> None:
-    """Wait until something is so that nobody tells of."""
-    deadline = time.perf_counter() + PATIENCE
-    while not condition():
-        assert time.perf_counter() < deadline, "it has not happened"
 
 
 # Every end is seen.
@@ -202,6 +196,7 @@ HOWS: list[tuple[Callable[[RegistryRef[Watched]], None], dict[str, Any], EndReas
     ("how", "policies", "reason", "caused"), HOWS, ids=lambda value: getattr(value, "__name__", "")
 )
 def test_every_end_is_told_once_with_its_reason_and_its_cause(
+    *,
     how: Callable[[RegistryRef[Watched]], None],
     policies: dict[str, Any],
     reason: EndReason,
@@ -324,7 +319,7 @@ def test_wait_for_starts_nothing_and_gives_up_after_its_timeout() -> None:
         assert registry.stats().activations == 0
         assert nothing_remains(registry)
         with pytest.raises(TypeError, match="a key must be hashable"):
-            registry.wait_for([])
+            registry.wait_for(cast("Any", []))
         with pytest.raises(TypeError, match="must be a number of seconds"):
             registry.wait_for("a", timeout="1")  # type: ignore[arg-type]  # that is the test
 
@@ -450,9 +445,11 @@ def test_waiting_leaves_nothing_behind() -> None:
 
         def start() -> bool:
             poll(lambda: registry._table._watchers.keys() >= {0, 1, 2})
-            return all([registry.get_or_start(key).is_alive() for key in range(3)])
+            refs = [registry.get_or_start(key) for key in range(3)]
+            return all(ref.is_alive() for ref in refs)
 
-        results = in_threads([start, *[lambda i=i: wait(i) for i in range(30)]])  # type: ignore[misc]
+        waits: list[Callable[[], bool]] = [functools.partial(wait, i) for i in range(30)]
+        results = in_threads([start, *waits])
         assert sum(result is True for result in results) >= 16
         assert not registry._table._watchers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
@@ -18,17 +18,19 @@ from pykka_registry import (
     Undeliverable,
 )
 from pykka_registry._inbox import Letter
-from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, start_thread
+from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, poll, start_thread
 from tests.test_passivation import (
     ADD,
     IDLE,
     LATE,
     Clock,
     Worded,
-    poll,
     slip_in_before_it_closes,
     wait_until_asleep,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -114,36 +116,86 @@ def test_6_a_load_that_fails_serves_no_command() -> None:
         assert registry.get("a") is None
 
 
+UNLOADINGS = {
+    "a plain ref's stop": EndReason.STOPPED,
+    "an address's stop": EndReason.STOPPED,
+    "eviction": EndReason.EVICTED,
+    "passivation": EndReason.OWN_WORD,
+}
+
+
+@pytest.mark.parametrize("sent_by", ["plain ref", "address"])
+@pytest.mark.parametrize("unloading", UNLOADINGS)
 def test_7_unloading_loses_neither_the_running_command_nor_the_queue(
-    counters: RegistryRef[Counting],
+    unloading: str, sent_by: str
 ) -> None:
     """There 4 of 4 callers lose their answer."""
     gate = Gate()
-    ref = counters.get_or_start("a")
-    running = ref.proxy().wait_at(gate)
-    gate.wait_until_reached()
-    queued = [ref.proxy().add() for _ in range(3)]
-    unloaded = ref.stop(block=False)
-    gate.open()
-    assert running.get() is None
-    assert [future.get() for future in queued] == [1, 2, 3]
-    assert unloaded.get() is True
+    with AggregateRegistry.start(Counting, max_live=1) as registry:
+        ref = registry.get_or_start("a")
+        address = registry.ref("a")
+        proxy: Any = ref.proxy() if sent_by == "plain ref" else address.proxy()
+        running = proxy.wait_at(gate)
+        gate.wait_until_reached()
+        if unloading == "passivation":
+            address.proxy().passivate.defer()
+        queued = [proxy.add() for _ in range(3)]
+        unloaded: pykka.Future[Any] | None = None
+        if unloading == "a plain ref's stop":
+            unloaded = ref.stop(block=False)
+        elif unloading == "an address's stop":
+            unloaded = address.stop(block=False)
+        elif unloading == "eviction":
+            unloaded = registry.ref("b").submit(Counting.add)
+        gate.open()
+        assert running.get() is None
+        assert [future.get() for future in queued] == [1, 2, 3]
+        if unloaded is not None:
+            assert unloaded.get()
+        poll(lambda: registry.stats().ends == {UNLOADINGS[unloading]: 1})
+        assert registry.stats().dead_letters == {}
 
 
+@pytest.mark.parametrize("asked_by", ["plain ref", "address", "address with a timeout"])
+@pytest.mark.parametrize("meanwhile", ["nothing", "eviction", "passivation"])
 def test_8_a_callers_timeout_ends_neither_the_aggregate_nor_its_queue(
-    counters: RegistryRef[Counting],
+    asked_by: str, meanwhile: str
 ) -> None:
     """There the caller's timeout kills both."""
     gate = Gate()
-    ref = counters.get_or_start("a")
-    running = ref.proxy().wait_at(gate)
-    gate.wait_until_reached()
-    queued = [ref.proxy().add() for _ in range(3)]
-    with pytest.raises(pykka.Timeout):
-        running.get(timeout=0.01)
-    gate.open()
-    assert [future.get() for future in queued] == [1, 2, 3]
-    assert counters["a"] is ref
+    with AggregateRegistry.start(Counting, max_live=1) as registry:
+        ref = registry.get_or_start("a")
+        address = registry.ref("a")
+        running = address.submit(Counting.wait_at, gate)
+        gate.wait_until_reached()
+        if meanwhile == "passivation":
+            address.proxy().passivate.defer()
+        queued = [address.proxy().add(), ref.proxy().add()]
+        hasty: dict[str, Callable[[], object]] = {
+            "plain ref": lambda: ref.proxy().add().get(timeout=0.01),
+            "address": lambda: address.ask(ADD, timeout=0.01),
+            "address with a timeout": lambda: address.using(timeout=0.01).call(Counting.add),
+        }
+        with pytest.raises(pykka.Timeout):
+            hasty[asked_by]()
+        with pytest.raises(pykka.Timeout):
+            running.get(timeout=0.01)
+        if meanwhile == "eviction":
+            with pytest.raises(pykka.Timeout):
+                registry.ref("b").ask(ADD, timeout=0.01)
+        queued.append(address.proxy().add())
+        gate.open()
+        assert running.get() is None
+        # Only an address can take a message back; what a plain ref has sent is handled.
+        last = 4 if asked_by == "plain ref" else 3
+        assert [future.get() for future in queued] == [1, 2, last]
+        if meanwhile != "passivation":
+            assert registry["a"] is ref
+        else:
+            poll(lambda: registry.stats().ends == {EndReason.OWN_WORD: 1})
+        assert registry.ref("a").call(Counting.add) == (
+            1 if meanwhile == "passivation" else last + 1
+        )
 
 
 def test_11_a_dead_actor_is_not_returned_for_a_moment(counters: RegistryRef[Counting]) -> None:
@@ -303,7 +355,7 @@ def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
     ) as registry:
         threads = threading.active_count()
         save = messages.ProxyCall(("save",), (), {})
-        starts = {
+        calls: dict[str, Callable[[], Any]] = {
             "get_or_start": lambda: registry.get_or_start("a"),
             "start_new": lambda: registry.start_new("a"),
             "start": lambda: Saving.start(registry, "a"),
@@ -312,12 +364,12 @@ def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
         }
         for i in range(1, 11):
             if call == "tell":
-                starts[call]()
+                calls[call]()
             elif where == "save" and call != "ask":
-                starts[call]().tell(save)
+                calls[call]().tell(save)
             else:
                 with pytest.raises((OSError, Undeliverable)):
-                    starts[call]()
+                    calls[call]()
             if where == "save" and call == "ask":
                 # Who asked knows, and the one that could not save is where it was: registered.
                 assert pykka.ActorRegistry.get_by_class(Saving) == [registry["a"]]
