@@ -62,9 +62,16 @@ def check_seconds(
 
     An infinite number will do, unless it must be `finite`.
     """
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or math.isnan(seconds):
+    if (
+        not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds != seconds  # noqa: PLR0124  # NaN; math.isnan fails for huge whole numbers
+    ):
         msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
+    try:
+        float(seconds)
+    except OverflowError:  # it may have too many digits to be shown
+        msg = f"{what} is more seconds than a float can hold; use float('inf')"
+        raise ValueError(msg) from None
     if seconds < least:
         msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
         raise ValueError(msg)

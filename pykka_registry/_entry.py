@@ -10,7 +10,7 @@ import enum
 from collections import deque
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
@@ -169,7 +169,9 @@ class Entry(Owner):
     queue: deque[Letter] | tuple[()] = ()
     """Letters for the same actor, in the order in which it shall get them."""
     left_over: int = 0
-    """How many of them, at the front, a former incarnation has left over."""
+    """How many letters, at the front, a former incarnation has left over."""
+    expired: int = 0
+    """How many of them nobody waits for any longer; they do not count."""
     restarts: bool = False
     """It is activated again even if nobody waits for it."""
     cause: BaseException | None = None
@@ -202,9 +204,20 @@ class Entry(Owner):
             waits = not incarnation.launched
         return self.table.place_holders() if waits else None
 
-    def was_withdrawn(self) -> None:
+    def urge(self, wait: _waits.Wait) -> None:
+        """Let the key not stand in line for the width if an aggregate waits for it.
+
+        It may hold the width itself. A key that is active may come to its end before it answers,
+        and is looked at again then.
+        """
+        if any(isinstance(runs, Incarnation) for runs in _waits.runs_here()):
+            wait.urgent = True
+            if self.state is not State.ACTIVE:
+                self.table.hurry(self)
+
+    def was_withdrawn(self, wait: _waits.Wait) -> None:
         """See whether anybody still waits."""
-        self.table.check_wanted(self)
+        self.table.check_wanted(self, cast("Future[Any]", wait))
 
     def help(self, until: Future[Any]) -> bool:
         """Run the key's incarnation in this thread, if nobody does and that may be."""

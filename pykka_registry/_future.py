@@ -40,7 +40,10 @@ T = TypeVar("T")
 
 _STARVED = 0.05
 """Seconds after which a thread that runs an actor, and waits for one that nobody has begun to run,
-has a spare thread run that."""
+has a spare thread run that: the pool's threads may all be waiting like this one."""
+
+_FORGOTTEN = 1.0
+"""The same for any thread: an interrupt may have come before the pool was told."""
 
 
 class Future(pykka.Future[T]):
@@ -61,7 +64,9 @@ class Future(pykka.Future[T]):
         "_value",
         "_waiters",
         "patience",
+        "queued",
         "target",
+        "urgent",
     )
 
     def __init__(self) -> None:
@@ -70,6 +75,11 @@ class Future(pykka.Future[T]):
         """What has to run for there to be a result."""
         self.patience: float | None = None
         """Seconds that `get` waits at most if it is not told."""
+        self.urgent = False
+        """A thread that runs an aggregate blocks on it, or has done so."""
+        self.queued = False
+        """Its message counts as one that waits for a key; written under the lock of the key's
+        table."""
         self._sender: object = None
         """The thread that sent the message that this is the reply to."""
         self._lock = threading.Lock()
@@ -264,7 +274,7 @@ class Future(pykka.Future[T]):
         except (WaitCycle, Overloaded) as error:
             if self._sender is _waits.this_thread() and self.withdraw(error):
                 assert self.target is not None
-                self.target.was_withdrawn()
+                self.target.was_withdrawn(self)
             raise
 
     def _wait(self, deadline: float | None, timeout: float | None) -> None:
@@ -279,9 +289,9 @@ class Future(pykka.Future[T]):
             self._waiters.append(wake)
         try:
             woken = False
-            if self.target is not None and _waits.runs_here():
-                # The pool's threads may all be waiting like this one.
-                rescue_at = time.monotonic() + (_STARVED if _waits.may_go_deeper() else 0)
+            if self.target is not None:
+                patience = _STARVED if _waits.runs_here() else _FORGOTTEN
+                rescue_at = time.monotonic() + (patience if _waits.may_go_deeper() else 0)
                 if deadline is None or rescue_at < deadline:
                     woken = waiter.acquire(timeout=_seconds_left(rescue_at))
                     if not woken:

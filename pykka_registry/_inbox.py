@@ -18,6 +18,7 @@ import enum
 import queue
 import threading
 import time
+from _thread import LockType
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +118,8 @@ class Inbox:
         """What comes before them, taken over by the reader."""
         self._error: Callable[[], pykka.ActorDeadError] | None = None
         """Makes what a refused message fails with, once the inbox is closed."""
-        self._parked: Wake | None = None
-        """Wakes the reader, while that is parked."""
+        self._parked: LockType | Wake | None = None
+        """The lock that the reader sleeps on, or what wakes it, while it is parked."""
         self._is_due = False
         """The reader was woken to take a turn, and no thread has begun that."""
         self._nudged = False
@@ -242,7 +243,7 @@ class Inbox:
             with self._lock:
                 if self._envelopes:
                     return self._take_over()
-                if not self._park(asleep.release):
+                if not self._park(asleep):
                     self._nudged = False
                     return None
             if not asleep.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
@@ -364,7 +365,7 @@ class Inbox:
         self._batch, self._envelopes = self._envelopes, None
         return self._batch.popleft()
 
-    def _park(self, wake: Wake) -> bool:
+    def _park(self, wake: LockType | Wake) -> bool:
         """Park the reader, which has found nothing, unless it is to look up."""
         if self._worked:
             self._worked = False
@@ -375,12 +376,20 @@ class Inbox:
         return True
 
     def _unpark(self) -> Wake | None:
-        """Return what wakes the reader, if it is parked; whoever has that must call it."""
-        wake = self._parked
-        if wake is not None:
+        """Wake the reader if it is parked; one that runs in turns is woken by who gets it returned.
+
+        A thread is woken at once, which runs nobody's code, so that an interrupt loses no wake-up.
+        """
+        parked = self._parked
+        if isinstance(parked, LockType):
+            with contextlib.suppress(RuntimeError):  # an interrupt has come right after this before
+                parked.release()
+            self._parked = None
+        elif parked is not None:
             self._parked = None
             self._is_due = True
-        return wake
+            return parked
+        return None
 
 
 def is_stop(message: object) -> bool:

@@ -10,18 +10,16 @@ does without one is in `_pooled_life`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-import traceback
 import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from pykka_registry import _waits
+from pykka_registry import _frames, _waits
 from pykka_registry._actor_ref import IncarnationRef
 from pykka_registry._events import EndReason
 from pykka_registry._exceptions import Undeliverable
@@ -31,7 +29,8 @@ from pykka_registry._inbox import Inbox, answer, fail, is_stop
 from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
 
     from pykka_registry._aggregate import AggregateMixin
     from pykka_registry._entry import Incarnation
@@ -83,6 +82,7 @@ class Life:
         "stopped",
         "stops",
         "stops_all",
+        "tracebacks",
     )
 
     def __init__(
@@ -96,6 +96,8 @@ class Life:
         self.ref = IncarnationRef(self)
         self.cause: BaseException | None = None
         """What it failed of."""
+        self.tracebacks: Sequence[TracebackType] = ()
+        """Those of the cause, and of what has led to it, as they were before others got it."""
         self.stops: deque[Mail] | None = None
         """Who asked it to stop: answered when the key is free."""
         self.is_over = False
@@ -186,10 +188,11 @@ class Life:
             return self._fail_start(error)
         try:
             actor.on_start()
-        except BaseException as error:  # noqa: BLE001
+            is_active = incarnation.entry.table.activated(incarnation, self.ref)
+        except BaseException as error:  # noqa: BLE001  # its own, or its key's __hash__ or __eq__
             self.hide()
             return self._fail_start(error)
-        if not incarnation.entry.table.activated(incarnation, self.ref):
+        if not is_active:
             # Its flag was set, or it took so long that it was abandoned.
             self.hide()
             self._run_last_hook_if_abandoned()
@@ -235,13 +238,17 @@ class Life:
         """Free the key, and let go of the actor."""
         incarnation = self.incarnation
         assert incarnation is not None
-        self.stopped.set()
         leaving = None if self.stops_all else self.leaving()
-        incarnation.entry.table.ended(incarnation, reason, self.cause, leaving)
-        self.is_over = True
-        self.answer_stops()
-        self.actor = None
-        self._forget_cause(reason)
+        try:
+            self.stopped.set()
+        finally:
+            try:
+                incarnation.entry.table.ended(incarnation, reason, self.cause, leaving)
+            finally:  # whatever a key may raise, nobody waits for ever
+                self.is_over = True
+                self.answer_stops()
+                self.actor = None
+                self._forget_cause()
         if isinstance(leaving, Tail):
             incarnation.entry.table.has_left(leaving)
             leaving.over()
@@ -354,6 +361,7 @@ class Life:
     def _fail_start(self, error: BaseException) -> EndReason:
         self.note_interrupt(error)
         self.cause = error
+        self.tracebacks = _frames.tracebacks(error)
         self.stopped.set()
         log(logging.ERROR, "%s failed to start", self, error=error)
         return EndReason.START_FAILED
@@ -363,6 +371,7 @@ class Life:
         actor = self.actor
         assert actor is not None
         self.cause = error
+        self.tracebacks = _frames.tracebacks(error)
         self._die()
         log(logging.ERROR, "%s failed", self, error=error)
         self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))
@@ -392,20 +401,14 @@ class Life:
         self.hide()
         self.stopped.set()
 
-    def _forget_cause(self, reason: EndReason) -> None:
+    def _forget_cause(self) -> None:
         """Let go of the actor, which the traceback of what it failed of holds.
 
-        A ref that somebody keeps holds this life. If a `tell` failed, nobody else got the exception
-        but the log and `on_failure`, and a quarantined key and the dead letters keep it for long:
-        its frames are emptied, and those that had called them.
+        A ref that somebody keeps holds this life, and a quarantined key, one that rests, and the
+        dead letters keep the exception: the frames that it has passed here are emptied.
         """
-        if reason is EndReason.FAILED and self.cause is not None and not self.stops_all:
-            traceback.clear_frames(self.cause.__traceback__)
-            frame = self.cause.__traceback__ and self.cause.__traceback__.tb_frame
-            with contextlib.suppress(RuntimeError):  # from here on they are running
-                while frame is not None:
-                    frame.clear()
-                    frame = frame.f_back
+        _frames.empty(self.tracebacks)
+        self.tracebacks = ()
         self.cause = None
 
     def _run_last_hook_if_abandoned(self) -> None:

@@ -60,10 +60,12 @@ class Policy:
     """How many activations run at once at most."""
 
     max_queued: int = 100_000
-    """How many messages wait at most for keys that are not active."""
+    """How many messages wait at most for keys that are not active; requests to stop are none, and
+    what has expired waits no longer."""
 
     start_timeout: float = 30.0
-    """How long a key waits for a place under the ceiling, and then an activation may take."""
+    """How long a key stays in line though no place under the ceiling comes free, for it or others
+    before it; and then how long its activation may take."""
 
     stop_timeout: float = 30.0
     """How long an aggregate may take to end once it has begun to, before it is abandoned."""
@@ -81,10 +83,12 @@ class Policy:
     """How many failures a key may have: the next one quarantines it."""
 
     failure_window: float = 60.0
-    """After how long active without a failure, or at rest and left alone, a key's are forgotten."""
+    """For how long a key must not fail, once it is active again or left alone after its rest, until
+    its failures are forgotten; it may come and go meanwhile."""
 
     quarantine: float | None = 300.0
-    """After how long a quarantined key is released by itself; `None`: not before `release(key)`."""
+    """After how long a quarantined key is released by itself; `None`: not before `release(key)`,
+    and so it is with `restart="never"`."""
 
     dead_letters: int = 1_000
     """How many dead letters are kept."""

@@ -258,12 +258,12 @@ class AggregateRef(Generic[A]):
 
         Raises:
             pykka.Timeout: After `timeout` seconds.
-            WaitCycle: If the calling aggregate would wait for itself. It does not stop.
+            WaitCycle: If the calling aggregate would wait for itself. It does not stop, unless
+                somebody else wants it to, too.
 
         """
         check_timeout(timeout)
-        future: Future[bool] = Future()
         with Held() as held:
-            self._table.stop(self._key, stop_letter(future))
+            future = self._table.stop(self._key, stop_letter(Future()))
         held.help(future if block and timeout is None else None)
         return cast("bool", future.get(timeout=timeout)) if block else future

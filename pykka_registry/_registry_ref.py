@@ -252,13 +252,13 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Raises:
             RegistryStopped: If the registry is stopping or has stopped.
+            RuntimeError: If the system grants no thread to tell it.
             TypeError: If `listener` is no ref.
             pykka.ActorDeadError: If the listener is dead.
 
         """
         check_ref(listener, "the listener")
         self._table.subscribe(listener)
-        self._table.courier.start()
 
     def unsubscribe(self, listener: Ref) -> None:
         """Send `listener` nothing more; what is under way may still arrive.
@@ -343,7 +343,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Each aggregate handles what it had accepted before. Those that do not end within the
         registry's `drain_timeout` are abandoned: the log names them. An aggregate of this registry
-        that calls it does not wait, for it would wait for itself.
+        that calls it does not wait, for it would wait for itself; nor does its `on_dead_letter`.
 
         Args:
             block: Whether to wait until all is done.
@@ -364,7 +364,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         future = super().stop(block=False)
         if not block:
             return future
-        if self._table.runs_here():
+        if self._table.is_waited_for_here():
             return True
         stopped = future.get(timeout=timeout)
         seconds_left = None if deadline is None else deadline - time.monotonic()
@@ -380,12 +380,12 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Returns:
             The keys that had to be abandoned. If the registry had stopped before, those that are
-            still held. Empty if one of its own aggregates calls this: it does not wait, for
-            it would wait for itself.
+            still held. Empty if one of its own aggregates calls this, or its `on_dead_letter`: it
+            does not wait, for it would wait for itself.
 
         """
         future = self._drain(timeout)
-        if self._table.runs_here():
+        if self._table.is_waited_for_here():
             return []
         try:
             abandoned = future.get()

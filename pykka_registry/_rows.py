@@ -12,8 +12,10 @@ would run user code, or take long, is put off until the lock is released; see `A
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
 import time
+import weakref
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,10 @@ LAUNCH_AGAIN = 1.0
 between the claim of a key and the start of its thread. If both begin, one ends at once."""
 
 
+WATCHERS = 64
+"""How many watchers there are at least before those who have gone are looked for."""
+
+
 class Rows(abc.ABC):
     """The rows of one registry, by key. Every method needs the table's lock."""
 
@@ -73,15 +79,21 @@ class Rows(abc.ABC):
         self.on_alarm: Callable[[], None] = _nothing
         """Called when `Table.ring` must be called sooner than it has said."""
         self._entries: dict[Hashable, Entry] = {}
+        self._lost: dict[Entry, Exception] = {}
+        """Entries whose keys cannot be hashed or compared any more, and what they raised."""
+        self._unsaid: list[tuple[Hashable, Exception]] = []
+        """Keys that were lost, and have yet to be named in the log."""
         self._states: Counter[State] = Counter()
         self._failures = Failures(policy)
         self._alarms: Alarms[Entry | Record] = Alarms()
         self._rings_at = 0.0
         """When `Table.ring` will be called at the latest."""
-        self._watchers: dict[Hashable, list[Future[Ref]]] = {}
-        """Who waits for a key to become active."""
+        self._watchers: dict[Hashable, list[weakref.ref[Future[Ref]]]] = {}
+        """Who waits for a key to become active: who has let go of the future does not."""
+        self._watchers_purge_in = WATCHERS
+        """After how many more watchers those who have gone are forgotten."""
         self._queued: int = 0
-        """Letters in the queues of all entries."""
+        """Letters in the queues of all entries, but for requests to stop and what has expired."""
         self._last_number: int = 0
         self._quiet: int = 0
         """Active incarnations that have nothing to do, once the table is closed."""
@@ -128,18 +140,18 @@ class Rows(abc.ABC):
             self.active[entry.key] = entry.ref
         elif before is State.ACTIVE:
             assert entry.incarnation is not None
-            self.active.pop(entry.key, None)  # in a forked child it is empty
+            self._hide(entry)
             self._set_quiet(entry.incarnation, quiet=False)
         entry.state = state
-        self._states[before] -= 1
-        self._states[state] += 1
         self._alarm(entry, self._seconds_in_state(entry) if delay is None else delay)
         if self._failures:
             self._date_failures(entry)
+        # After the others: the sums tell whether an interrupt has left an entry between two states.
+        self._states[before] -= 1
+        self._states[state] += 1
         # Last, so that an interrupt leaves no entry behind that nobody has begun.
         if state is State.ABSENT:
-            if self._entries.get(entry.key) is entry:
-                del self._entries[entry.key]
+            self._delete(entry)
         elif before is State.ABSENT:
             self._entries[entry.key] = entry
 
@@ -150,21 +162,82 @@ class Rows(abc.ABC):
         if entry.state is State.STOPPING:
             return self.policy.stop_timeout
         if entry.state is State.QUARANTINED and entry.incarnation is None:
-            return self.policy.quarantine
+            return None if self.policy.restart == "never" else self.policy.quarantine
         return None
 
-    def _date_failures(self, entry: Entry) -> None:
-        """Have the key's failures forgotten a while after it does well, or is left alone.
+    def _hide(self, entry: Entry) -> None:
+        """Let nobody find the entry's actor any longer."""
+        try:
+            self.active.pop(entry.key, None)  # in a forked child it is empty
+        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+            self._lose(entry, error)
 
-        Not while it rests or starts, however long that takes: an aggregate whose every start fails
-        after a minute fails for ever, too.
+    def _delete(self, entry: Entry) -> None:
+        """Take an entry out of the table."""
+        if self._lost.pop(entry, None) is not None:
+            return
+        try:
+            if self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
+        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+            self._lose(entry, error)
+            self._lost.pop(entry, None)
+
+    def _lose(self, entry: Entry, error: Exception) -> None:
+        """Go on with an entry by itself: its key cannot be hashed or compared any more.
+
+        Nobody can address it; it comes to its end like the others. Neither dict can drop a key
+        without hashing it, so both are made anew; what else cannot be hashed is lost as well.
         """
-        record = self._failures.get(entry.key)
+        self._unsaid.append((entry.key, error))
+        entries = list(self._entries.values())
+        self._lost[entry] = error
+        self._entries, self.active = {}, {}
+        for other in entries:
+            if other is not entry:
+                try:
+                    self._entries[other.key] = other
+                    if other.state is State.ACTIVE and other.ref is not None:
+                        self.active[other.key] = other.ref
+                except Exception as its_error:  # noqa: BLE001  # the same
+                    self._unsaid.append((other.key, its_error))
+                    self._lost[other] = its_error
+
+    def _all_entries(self) -> list[Entry]:
+        """Return the entries, with those whose keys cannot be hashed any more."""
+        return [*self._entries.values(), *self._lost]
+
+    def _cut_off(self, entry: Entry, error: Exception, after: After) -> None:
+        """Take out an entry that has no live incarnation, for its key raised this, and tell why."""
+        if entry.incarnation is not None:
+            self.admission.withdraw(entry.incarnation)
+        refused = Undeliverable(entry.key, "has a key that cannot be hashed or compared any more")
+        refused.__cause__ = error
+        entry.restarts = False
+        self._fail_requests(entry, refused, after)
+        self._report(entry, self._take_queue(entry), DeadLetterReason.ENDED, refused, after)
+        if entry.state is not State.ABSENT:
+            self._remove(entry)
+
+    def _date_failures(self, entry: Entry) -> None:
+        """Have the key's failures forgotten a while after it first does well, or is left alone.
+
+        How often it comes and goes meanwhile makes no difference. But nothing is forgotten while it
+        rests or starts, however long that takes: an aggregate whose every start fails after a
+        minute fails for ever, too.
+        """
+        record = None
+        with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
+            record = self._failures.get(entry.key)
         if record is None:
             return
         if entry.state in {State.ACTIVE, State.ABSENT}:
-            rest = record.rest(time.monotonic())
-            self._alarm(record, rest + self.policy.failure_window)
+            now = time.monotonic()
+            if record.due is None:
+                record.due = now + record.rest(now) + self.policy.failure_window
+            self._alarm(record, record.due - now if record.due > now else None)
+            if record.due <= now:
+                self._failures.forget(entry.key)
         elif entry.state is not State.STOPPING:
             self._alarm(record, None)
 
@@ -204,6 +277,24 @@ class Rows(abc.ABC):
         self.admission.enqueue(entry.incarnation)
         self._move(entry, State.STARTING)
         self._admit(after)
+        self._hurry_if_urgent(entry, after)
+
+    def _hurry(self, entry: Entry, after: After) -> None:
+        """Let an entry that stands in line wait for a place only, and not for others to start."""
+        incarnation = entry.incarnation
+        if entry.state is State.STARTING and incarnation is not None and not incarnation.launched:
+            self.admission.urge(incarnation)
+            self._admit(after)
+
+    def _hurry_if_urgent(self, entry: Entry, after: After) -> None:
+        """Do so if a thread that runs an aggregate waits for the entry."""
+        incarnation = entry.incarnation
+        if incarnation is not None and not incarnation.launched:
+            futures = [letter.reply_to for letter in entry.queue if letter.reply_to is not None]
+            futures += [request.future for request in entry.requests]
+            futures += filter(None, (watcher() for watcher in self._watchers.get(entry.key, ())))
+            if any(future.urgent and not future.done() for future in futures):
+                self._hurry(entry, after)
 
     def _admit(self, after: After) -> None:
         """Launch those for whom there is a place now."""
@@ -221,11 +312,7 @@ class Rows(abc.ABC):
     def _is_due(self, incarnation: Incarnation) -> bool:
         """Tell whether it is still this incarnation that its key waits for."""
         entry = incarnation.entry
-        return (
-            self._entries.get(entry.key) is entry
-            and entry.incarnation is incarnation
-            and entry.state is State.STARTING
-        )
+        return entry.incarnation is incarnation and entry.state is State.STARTING
 
     def _never_mind(self, incarnation: Incarnation, after: After) -> None:
         """Give back the place of one that was launched, has not begun, and is not wanted now."""
@@ -278,7 +365,8 @@ class Rows(abc.ABC):
         if entry.incarnation is not None:
             self.admission.withdraw(entry.incarnation)
         self._fail_requests(entry, error, after)
-        self._report(entry, self._take_queue(entry), reason, error, after)
+        self._report(entry, list(entry.queue), reason, error, after)
+        self._take_queue(entry)
         self._remove(entry)
 
     def _drop_if_unwanted(self, entry: Entry, after: After) -> None:
@@ -286,7 +374,7 @@ class Rows(abc.ABC):
         begun = entry.incarnation is not None and entry.incarnation.begun
         waits = entry.state in {State.STARTING, State.BACKOFF} and not begun
         if waits and not entry.requests and not entry.restarts:
-            self._skip(entry, after)
+            self._skip(entry, after, stopped=False)
             if entry.queue and entry.incarnation is None and self.blueprint is None:
                 self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, entry.cause), after)
             elif not entry.queue:
@@ -337,7 +425,50 @@ class Rows(abc.ABC):
         if not entry.queue:
             entry.queue = deque()
         entry.queue.append(letter)
-        self._queued += 1
+        self._count_in(letter)
+
+    def _count_in(self, letter: Letter) -> None:
+        """Count a letter that has come into a queue. A request to stop is no message."""
+        if not is_stop(letter.message):
+            self._queued += 1
+            if letter.reply_to is not None:
+                letter.reply_to.queued = True
+
+    def _count_out(self, entry: Entry, letter: Letter) -> None:
+        """Count a letter no longer that is taken from its entry's queue."""
+        future = letter.reply_to
+        if is_stop(letter.message):
+            return
+        if future is None or future.queued:
+            self._queued -= 1
+        else:
+            entry.expired -= 1
+        if future is not None:
+            future.queued = False
+
+    def _count_expired(self, entry: Entry, future: Future[Any]) -> None:
+        """Count a letter no longer that nobody waits for now, if it is in the entry's queue.
+
+        It stays there until most letters in the queue are such.
+        """
+        if future.queued:
+            future.queued = False
+            self._queued -= 1
+            entry.expired += 1
+            if 2 * entry.expired > len(entry.queue):
+                self._purge(entry)
+
+    def _purge(self, entry: Entry) -> None:
+        """Take the letters from a queue that nobody waits for."""
+        left_over, entry.left_over = entry.left_over, 0
+        for _ in range(len(entry.queue)):
+            letter = entry.queue.popleft()
+            if is_expired(letter):
+                self._count_out(entry, letter)
+            else:
+                entry.queue.append(letter)
+                entry.left_over += left_over > 0
+            left_over -= 1
 
     def _accept(self, entry: Entry, letter: Letter, after: After) -> None:
         """Put a letter into the inbox of an active incarnation, which is open."""
@@ -354,21 +485,35 @@ class Rows(abc.ABC):
         letters = entry.queue
         entry.queue = ()
         entry.left_over = 0
-        self._queued -= len(letters)
+        for letter in letters:
+            self._count_out(entry, letter)
         return letters
 
-    def _skip(self, entry: Entry, after: After, *, stops: bool = False) -> None:
-        """Take letters from the front that nobody waits for, and requests to stop if that is so."""
+    def _skip(self, entry: Entry, after: After, *, stopped: bool) -> bool:
+        """Take letters from the front that nobody waits for, and requests to stop.
+
+        Args:
+            entry: Whose.
+            after: What is to be done.
+            stopped: What the latter are answered: whether there was something to stop.
+
+        Returns:
+            Whether there was a request to stop among them.
+
+        """
+        skipped = False
         while entry.queue:
             letter = entry.queue[0]
-            if stops and is_stop(letter.message):
-                assert letter.reply_to is not None
-                after.do(letter.reply_to.give, True)
+            if is_stop(letter.message):
+                skipped = True
+                if letter.reply_to is not None:
+                    after.do(letter.reply_to.give, stopped)
             elif not is_expired(letter):
-                return
+                break
             entry.queue.popleft()
             entry.left_over = max(entry.left_over - 1, 0)
-            self._queued -= 1
+            self._count_out(entry, letter)
+        return skipped
 
     def _report(
         self,
@@ -382,7 +527,8 @@ class Rows(abc.ABC):
         told: list[Any] = []
         for letter in letters:
             if letter.reply_to is None:
-                told.append(letter.message)
+                if not is_stop(letter.message):
+                    told.append(letter.message)
             elif is_stop(letter.message):
                 after.do(letter.reply_to.give, False)
             else:
@@ -390,9 +536,9 @@ class Rows(abc.ABC):
         self.dead_letters.add(entry.key, told, reason, error.__cause__, after.do)
 
     def _fail_requests(self, entry: Entry, error: Exception, after: After) -> None:
-        requests, entry.requests = entry.requests, ()
-        for request in requests:
+        for request in entry.requests:
             after.do(request.future.fail, error)
+        entry.requests = []
 
     def _fail_start(self, entry: Entry, cause: BaseException | None, after: After) -> None:
         """Give everybody who waits for a start what made it fail.
@@ -413,7 +559,7 @@ class Rows(abc.ABC):
                 after.do(letter.reply_to.fail, error)
         entry.queue = deque(letter for letter, _ in kept)
         entry.left_over = sum(was_left_over for _, was_left_over in kept)
-        self._queued += len(kept)
+        self._queued += sum(not is_stop(letter.message) for letter, _ in kept)
 
     @abc.abstractmethod
     def launch(self, incarnation: Incarnation) -> None:
@@ -446,14 +592,33 @@ class Rows(abc.ABC):
         """See whether a closed table has nothing to do, or nothing left."""
         if self.refusal is None:
             return
-        busy = len(self._entries) - self._states[State.QUARANTINED] - self._quiet
+        busy = len(self._entries) + len(self._lost) - self._states[State.QUARANTINED] - self._quiet
         if not busy and (not self._retiring or not self._quiet):
             self._retiring = True
             self.on_settled()
 
     def _tell_watchers(self, key: Hashable, ref: Ref, after: After) -> None:
-        for future in self._watchers.pop(key, ()):
-            after.do(future.give, ref)
+        for watcher in self._watchers.pop(key, ()):
+            future = watcher()
+            if future is not None:
+                after.do(future.give, ref)
+
+    def _add_watcher(self, key: Hashable, future: Future[Ref]) -> None:
+        self._watchers.setdefault(key, []).append(weakref.ref(future))
+        self._watchers_purge_in -= 1
+        if not self._watchers_purge_in:
+            self._purge_watchers()
+
+    def _purge_watchers(self) -> None:
+        """Forget those who have gone; look again when there may be twice as many."""
+        left = 0
+        for key, watchers in list(self._watchers.items()):
+            watchers[:] = [watcher for watcher in watchers if _waits_still(watcher())]
+            left += len(watchers)
+            if not watchers:
+                with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
+                    del self._watchers[key]
+        self._watchers_purge_in = max(left, WATCHERS)
 
 
 def quarantined(entry: Entry) -> Quarantined:
@@ -514,6 +679,10 @@ def launch(incarnation: Incarnation) -> None:
         incarnation.submit()
     else:
         held.append(incarnation)
+
+
+def _waits_still(future: Future[Ref] | None) -> bool:
+    return future is not None and not future.done()
 
 
 def _nothing() -> None:

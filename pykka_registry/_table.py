@@ -39,13 +39,15 @@ from pykka_registry._exceptions import (
     NoAnswer,
     Overloaded,
     OverloadedTimeout,
+    RegistryError,
     RegistryStopped,
     Undeliverable,
 )
 from pykka_registry._fork import FORKED, Forked, tables
 from pykka_registry._future import Future
-from pykka_registry._inbox import Letter, is_expired
+from pykka_registry._inbox import Letter, is_expired, is_stop
 from pykka_registry._log import count, log, name
+from pykka_registry._mending import mend
 from pykka_registry._rows import (
     LAUNCH_AGAIN,
     Rows,
@@ -94,6 +96,8 @@ class Table(Rows):
         self.finished: Future[list[Hashable]] = Future()
         """The keys that were abandoned, once the registry has ended."""
         self._lock = threading.Lock()
+        self._is_torn = False
+        """A decision was begun, and has not come to its end."""
         self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         """Threads that have nothing left to do but to say what has happened, and to end;"""
         self._tails: set[Joined] = set()
@@ -241,14 +245,17 @@ class Table(Rows):
             self._check_room(key)
             self._queue(entry, letter)
 
-    def stop(self, key: Hashable, letter: Letter) -> None:
+    def stop(self, key: Hashable, letter: Letter) -> Future[bool]:
         """Have the key's incarnation stop after the letters that were sent before.
 
-        The letter's future gets whether there was one.
-        """
-        self._change(partial(self._stop, key, letter))
+        Returns:
+            A future of whether there was one. Who stops a key that is not active, when the last
+            that was sent to it is a request to stop, shares that one's.
 
-    def _stop(self, key: Hashable, letter: Letter, after: After) -> None:
+        """
+        return self._change(partial(self._stop, key, letter))
+
+    def _stop(self, key: Hashable, letter: Letter, after: After) -> Future[bool]:
         self.check_process()
         assert letter.reply_to is not None
         entry = self._entries.get(key)
@@ -259,11 +266,28 @@ class Table(Rows):
         elif entry.state is State.ACTIVE:
             self._accept(entry, letter, after)
         else:
+            last = entry.queue[-1] if entry.queue else None
+            # What has begun is not withdrawn by whoever was the first.
+            if last and last.reply_to and is_stop(last.message) and last.reply_to.begin():
+                return last.reply_to
             self._queue(entry, letter)
+        return letter.reply_to
 
-    def check_wanted(self, entry: Entry) -> None:
-        """See whether anybody still waits for an entry that has not begun to start."""
-        self._change(partial(self._drop_if_unwanted, entry))
+    def hurry(self, entry: Entry) -> None:
+        """Let an entry that stands in line wait for a place only: an aggregate waits for it."""
+        self._change(partial(self._hurry, entry))
+
+    def check_wanted(self, entry: Entry, future: Future[Any]) -> None:
+        """See whether anybody still waits for an entry that has not begun to start.
+
+        Whoever waited for `future` does not.
+        """
+
+        def decide(after: After) -> None:
+            self._count_expired(entry, future)
+            self._drop_if_unwanted(entry, after)
+
+        self._change(decide)
 
     def expire(self, key: Hashable, future: Future[Any], timeout: float) -> BaseException | None:
         """Let the asker give up, unless a handler has begun. Atomic with `Future.begin`.
@@ -292,6 +316,7 @@ class Table(Rows):
             return None
         self._expired += 1
         if entry is not None:
+            self._count_expired(entry, future)
             self._drop_if_unwanted(entry, after)
         return error
 
@@ -307,6 +332,7 @@ class Table(Rows):
         incarnation.begun = True
         if self._is_due(incarnation):
             incarnation.life = life
+            self.admission.moved_at = time.monotonic()
             self._alarm(incarnation.entry, self.policy.start_timeout)
             return True
         self._never_mind(incarnation, after)
@@ -405,7 +431,7 @@ class Table(Rows):
         later. What was told to this incarnation is a dead letter.
 
         Returns:
-            What else was left over: somebody waits for an answer to it.
+            What else was left over: requests to stop, and what somebody waits for an answer to.
 
         """
         return self._change(partial(self._close_inbox, incarnation, life))
@@ -420,7 +446,7 @@ class Table(Rows):
             if isinstance(envelope, Letter):
                 if not is_expired(envelope):
                     letters.append(envelope)
-            elif envelope.reply_to is None:
+            elif envelope.reply_to is None and not is_stop(envelope.message):
                 told.append(envelope.message)
             else:
                 asked.append(envelope)
@@ -428,7 +454,8 @@ class Table(Rows):
         if entry.state is State.STOPPING and entry.incarnation is incarnation:
             entry.queue = deque([*letters, *entry.queue])
             entry.left_over += len(letters)
-            self._queued += len(letters)
+            for letter in letters:
+                self._count_in(letter)
         else:
             self._report(entry, letters, DeadLetterReason.ABANDONED, abandoned(entry), after)
         return asked
@@ -470,6 +497,7 @@ class Table(Rows):
         after: After,
     ) -> None:
         entry = incarnation.entry
+        stopped = incarnation.life is not None and bool(incarnation.life.stops)
         incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)
         if entry.state is State.QUARANTINED:  # its end was published when it was abandoned
@@ -482,13 +510,22 @@ class Table(Rows):
                 self._fail_start(entry, cause, after)
             elif self.refusal is not None:
                 self._fail_requests(entry, RegistryStopped(self.refusal), after)
-            self._hand_over(entry, reason, cause, after)
+            try:
+                self._hand_over(entry, reason, cause, after, stopped=stopped)
+            except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+                self._cut_off(entry, error, after)
         self._admit(after)
 
     def _hand_over(
-        self, entry: Entry, reason: EndReason, cause: BaseException | None, after: After
+        self,
+        entry: Entry,
+        reason: EndReason,
+        cause: BaseException | None,
+        after: After,
+        *,
+        stopped: bool,
     ) -> None:
-        """Decide what follows an incarnation that has ended."""
+        """Decide what follows an incarnation that has ended; somebody may have `stopped` it."""
         entry.incarnation = entry.ref = None
         if reason in {EndReason.FAILED, EndReason.START_FAILED}:
             record = self._failures.add(entry.key, time.monotonic())
@@ -502,7 +539,8 @@ class Table(Rows):
                 and self.blueprint is not None
             )
         # Who wanted it to stop has what they wanted, unless letters came before.
-        self._skip(entry, after, stops=True)
+        if self._skip(entry, after, stopped=True) or stopped:
+            entry.restarts = False
         if entry.queue and self.blueprint is None and not entry.requests:
             self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, cause), after)
         elif entry.queue or entry.requests or entry.restarts:
@@ -565,6 +603,7 @@ class Table(Rows):
     def subscribe(self, listener: Ref) -> None:
         """Tell `listener` of everything that happens from now on."""
         self._check_open()
+        self.courier.start()
         self.courier.subscribe(listener)
 
     def unsubscribe(self, listener: Ref) -> None:
@@ -580,7 +619,7 @@ class Table(Rows):
             ref = self.get(key)
             if ref is None:
                 future.target = self._entries.get(key)
-                self._watchers.setdefault(key, []).append(future)
+                self._add_watcher(key, future)
         if ref is not None:
             future.set(ref)
         return future
@@ -588,10 +627,10 @@ class Table(Rows):
     def unwatch(self, key: Hashable, future: Future[Ref]) -> None:
         """Wait no longer."""
         with self._lock:
-            futures = self._watchers.get(key)
-            if futures is not None and future in futures:
-                futures.remove(future)
-                if not futures:
+            watchers = self._watchers.get(key)
+            if watchers is not None:
+                watchers[:] = [watcher for watcher in watchers if watcher() is not future]
+                if not watchers:
                     del self._watchers[key]
 
     def stats(self) -> Stats:
@@ -623,7 +662,8 @@ class Table(Rows):
             Quarantined: If an abandoned incarnation holds it.
 
         """
-        with self._lock:
+
+        def decide(_after: After) -> bool:
             self.check_process()
             entry = self._entries.get(key)
             if entry is None or entry.state is not State.QUARANTINED:
@@ -632,6 +672,8 @@ class Table(Rows):
                 raise quarantined(entry)
             self._release(entry)
             return True
+
+        return self._change(decide)
 
     # Time.
 
@@ -657,6 +699,8 @@ class Table(Rows):
                         self._rung(owner, now, after)
                 except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
                     after.do(_log_alarm, owner.key, error)
+                    if isinstance(owner, Entry) and owner.state is State.BACKOFF:
+                        self._cut_off(owner, error, after)
             self._rings_at = min(self._alarms.next(), latest)
             return self._rings_at
 
@@ -672,6 +716,10 @@ class Table(Rows):
         elif entry.state is State.ACTIVE:
             self._check_idle(incarnation, now, after)
         elif self._is_crowded(entry):
+            left = self.admission.moved_at + self.policy.start_timeout - now
+            if left > 0:  # places come free, and its turn will come
+                self._alarm(entry, left)
+                return
             error = Overloaded(entry.key, self._crowd(self.policy.start_timeout))
             error.__cause__ = self.admission.no_thread
             self._give_up(entry, DeadLetterReason.OVERLOADED, error, after)
@@ -714,12 +762,15 @@ class Table(Rows):
             self._linger = linger
             self.foreign.clear()
             stopped = RegistryStopped(refusal)
-            for futures in self._watchers.values():
-                for future in futures:
+            for watchers in self._watchers.values():
+                for future in filter(None, (watcher() for watcher in watchers)):
                     after.do(future.fail, stopped)
             self._watchers.clear()
-            for entry in list(self._entries.values()):
-                self._close(entry, stopped, after)
+            for entry in self._all_entries():
+                try:
+                    self._close(entry, stopped, after)
+                except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+                    self._cut_off(entry, error, after)
             self._check_settled()
 
         self._change(decide)
@@ -742,11 +793,11 @@ class Table(Rows):
         """Let those go that have nothing to do; true if there are none left."""
 
         def decide(after: After) -> bool:
-            for entry in self._entries.values():
-                if entry.state is State.ACTIVE:
-                    assert entry.incarnation is not None
+            entries = self._all_entries()
+            for entry in entries:
+                if entry.state is State.ACTIVE and entry.incarnation is not None:
                     entry.incarnation.inbox.nudge(after.do)
-            return len(self._entries) == self._states[State.QUARANTINED]
+            return len(entries) == self._states[State.QUARANTINED]
 
         return self._change(decide)
 
@@ -756,7 +807,7 @@ class Table(Rows):
         def decide(after: After) -> list[Hashable]:
             keys: list[Hashable] = []
             self._is_over = True
-            for entry in list(self._entries.values()):
+            for entry in self._all_entries():
                 if entry.incarnation is not None and entry.incarnation.launched:
                     if entry.state is not State.QUARANTINED:
                         self._abandon(entry, after)
@@ -777,7 +828,7 @@ class Table(Rows):
         with self._lock:
             return [
                 entry.key
-                for entry in self._entries.values()
+                for entry in self._all_entries()
                 if entry.state is State.QUARANTINED and entry.incarnation is not None
             ]
 
@@ -817,16 +868,19 @@ class Table(Rows):
     def place_holders(self) -> Sequence[int]:
         """Return the threads any one of which can make way for who waits for a place.
 
-        Takes no lock. There may be a million entries: this is called only for a handler that waits
-        for a place.
+        If there is a place, for whom an aggregate waits gets it at once. Takes no lock. There may
+        be a million entries: this is called only for a handler that waits for a place.
         """
         threads = [
             incarnation.runner or _waits.NOBODY_YET
-            for entry in list(self._entries.values())
-            if (incarnation := entry.incarnation) is not None
-            and self.admission.makes_way(incarnation)
+            for entry in (self._all_entries() if self.admission.is_full else ())
+            if (incarnation := entry.incarnation) is not None and incarnation.has_place
         ]
         return threads or [_waits.NOBODY_YET]
+
+    def is_waited_for_here(self) -> bool:
+        """Tell whether a shutdown waits for the calling thread, which so must not wait for it."""
+        return self.runs_here() or self.courier.runs_here()
 
     # Being waited for: a shutdown ends when the last of the incarnations has.
 
@@ -841,7 +895,7 @@ class Table(Rows):
 
     def runners(self) -> Sequence[int]:
         """Return the threads that run the table's incarnations."""
-        incarnations = [entry.incarnation for entry in list(self._entries.values())]
+        incarnations = [entry.incarnation for entry in self._all_entries()]
         return [
             incarnation.runner
             for incarnation in incarnations
@@ -852,7 +906,10 @@ class Table(Rows):
         """Return `None`: a shutdown waits for no place."""
         return None
 
-    def was_withdrawn(self) -> None:
+    def urge(self, wait: _waits.Wait) -> None:
+        """Do nothing: a shutdown goes as fast as it can."""
+
+    def was_withdrawn(self, wait: _waits.Wait) -> None:
         """Do nothing: a shutdown goes on all the same."""
 
     def help(self, _until: Future[Any]) -> bool:
@@ -866,6 +923,7 @@ class Table(Rows):
         """Refuse everything: the threads that served this table exist in the parent only."""
         self._lock = threading.Lock()
         self.refusal = FORKED
+        self._is_torn = False
         refs = [*self.active.values(), self.registry_ref]
         self.active = Forked()
         if self.registry_ref is not None:
@@ -878,16 +936,45 @@ class Table(Rows):
     # What follows must not have the lock.
 
     def _change(self, decide: Callable[[After], T]) -> T:
-        """Decide under the lock, then carry out what was decided, interrupted or not."""
+        """Decide under the lock, then carry out what was decided, interrupted or not.
+
+        A decision that is cut short is mended at once; see `_mending`. If that is cut short, too,
+        the next decision begins with it.
+        """
         after = After()
         try:
             with self._lock:
-                result = decide(after)
+                self._mend(after)
+                self._is_torn = True
+                try:
+                    result = decide(after)
+                except Exception as error:
+                    # These are raised on purpose, before anything is changed.
+                    no_class = self.blueprint is None and isinstance(error, TypeError)
+                    self._is_torn = not (no_class or isinstance(error, RegistryError))
+                    raise
+                self._is_torn = False
             after.run()
         except BaseException:
+            if self._is_torn:
+                with self._lock:
+                    self._mend(after)
             after.run()
             raise
+        if self._unsaid:
+            self._name_the_lost()
         return result
+
+    def _mend(self, after: After) -> None:
+        if self._is_torn:
+            mend(self, after)
+            self._is_torn = False
+
+    def _name_the_lost(self) -> None:
+        """Log whose keys were lost; `__repr__` and log handlers are user code."""
+        while self._unsaid:
+            key, error = self._unsaid.pop()
+            log(logging.ERROR, "key %s raises, and is found no more", name(key), error=error)
 
     def launch(self, incarnation: Incarnation) -> None:
         """Have it begun by its runtime."""
@@ -902,6 +989,7 @@ class Table(Rows):
         if self._is_due(incarnation):
             self.admission.refuse(incarnation, error, after.do)
             self._alarm(incarnation.entry, max(incarnation.due_by - time.monotonic(), 0))
+            self._hurry_if_urgent(incarnation.entry, after)
             self._drop_if_unwanted(incarnation.entry, after)
         else:
             incarnation.begun = True

@@ -81,8 +81,12 @@ class Waited(Protocol):
         """
         ...
 
-    def was_withdrawn(self) -> None:
-        """Take note that somebody has withdrawn what was to wait for it."""
+    def urge(self, wait: Wait) -> None:
+        """Take note that the calling thread is about to block on `wait`, which is for this."""
+        ...
+
+    def was_withdrawn(self, wait: Wait) -> None:
+        """Take note that `wait` is over because what it was for was withdrawn."""
         ...
 
     def help(self, until: Future[Any]) -> bool:
@@ -110,7 +114,10 @@ class Runs:
         """Return `None`: it waits for no place."""
         return None
 
-    def was_withdrawn(self) -> None:
+    def urge(self, wait: Wait) -> None:
+        """Do nothing: it goes as fast as it can."""
+
+    def was_withdrawn(self, wait: Wait) -> None:
         """Do nothing: it goes on all the same."""
 
     def help(self, _until: Future[Any]) -> bool:
@@ -129,6 +136,8 @@ class Wait(Protocol):
     """One wait: over when it is done, and depending on its target until then."""
 
     target: Waited | None
+    urgent: bool
+    """A thread that runs an aggregate blocks on it, or has done so."""
 
     def done(self) -> bool:
         """Tell whether nobody needs to wait any longer."""
@@ -200,23 +209,24 @@ def blocked_on(wait: Wait) -> Generator[None]:
     if not mine.running or wait.target is None:
         yield
         return
+    wait.target.urge(wait)
     me = threading.get_ident()
-    with _lock:
-        cycle, places = _cycle(wait, me)
-        if cycle is None and places and _is_hopeless(wait, me):
-            crowd: Waited | None = places[0]
-        else:
-            crowd = None
-        if cycle is None and crowd is None:
-            _blocked[me] = wait
-    if cycle is not None:
-        raise WaitCycle(cycle)
-    if crowd is not None:
-        (key,) = crowd.key_of()
-        raise Overloaded(key, "all places are held by aggregates that wait for such a place")
     try:
+        with _lock:
+            cycle, places = _cycle(wait, me)
+            if cycle is None and places and _is_hopeless(wait, me):
+                crowd: Waited | None = places[0]
+            else:
+                crowd = None
+            if cycle is None and crowd is None:
+                _blocked[me] = wait
+        if cycle is not None:
+            raise WaitCycle(cycle)
+        if crowd is not None:
+            (key,) = crowd.key_of()
+            raise Overloaded(key, "all places are held by aggregates that wait for such a place")
         yield
-    finally:
+    finally:  # whatever comes between, also from outside: a wait that is over leaves no edge
         with _lock:
             _blocked.pop(me, None)
 

@@ -163,6 +163,7 @@ def nothing_remains(registry: RegistryRef[Any]) -> bool:
         table._watchers,
         table.admission._live,
         table.admission._waiting,
+        table.admission._urgent,
         table.admission._starting,
         table.admission._leaving,
         [entry for bucket in table._alarms._buckets.values() for entry in bucket],

@@ -1,0 +1,219 @@
+"""A key that cannot be hashed or compared any more: it harms nobody else, and nobody hangs."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pykka_registry import AggregateRegistry, RegistryError, Undeliverable
+from tests.support import (
+    PATIENCE,
+    Counting,
+    Gate,
+    Listener,
+    join,
+    nothing_remains,
+    poll,
+    start_thread,
+)
+from tests.test_passivation import ends
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pykka
+
+    from pykka_registry import RegistryRef
+
+
+class Key:
+    """Raises once it is told to, when it is hashed, or when it is compared with its neighbour."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.is_bad = False
+
+    def __hash__(self) -> int:
+        if self.is_bad and self.how == "__hash__":
+            raise ValueError("__hash__")
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        if self.is_bad and self.how == "__eq__" and other is not self:
+            raise ValueError("__eq__")
+        return other is self
+
+
+class Held(Counting):
+    """Passes a gate where it is told to."""
+
+    def __init__(self, where: str, gate: Gate) -> None:
+        super().__init__()
+        self._where = where
+        self._gate = gate
+
+    def on_start(self) -> None:
+        super().on_start()
+        self._pass("starting")
+
+    def on_stop(self) -> None:
+        self._pass("stopping")
+
+    def on_failure(self, *_exc_info: Any) -> None:
+        self._pass("failing")
+
+    def _pass(self, where: str) -> None:
+        if where == self._where and isinstance(self.key, Key) and self.key.how:
+            self._gate.pass_through()
+
+
+HOW = pytest.mark.parametrize("how", ["__hash__", "__eq__"])
+
+
+def ends_soon(registry: RegistryRef[Any]) -> list[Any]:
+    """Drain, which must not take its time."""
+    result: list[Any] = []
+    join(start_thread(lambda: result.extend(registry.drain(timeout=2 * PATIENCE))))
+    assert registry._table._lost == {}
+    assert registry._table._unsaid == []
+    return result
+
+
+@HOW
+@pytest.mark.parametrize("where", ["active", "starting", "stopping", "failing", "resting"])
+@pytest.mark.parametrize("then", ["its end", "drain"])
+def test_a_key_that_raises_hinders_nobody_and_is_named(
+    how: str, where: str, then: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, gate = Key(how), Gate()
+    registry = AggregateRegistry.start(Held, args=(where, gate), backoff=(0.2, 0.2))
+    neighbours: list[Any] = [1, *(Key("") for _ in range(3))]
+    for neighbour in neighbours:  # some with the same hash
+        assert registry.ref(neighbour).call(Counting.add) == 1
+    waiting: list[pykka.Future[Any]] = []
+    address = registry.ref(key)
+    ref: pykka.ActorRef[Any] | None = None
+    if where == "active":
+        ref = registry.get_or_start(key)
+    elif where == "starting":
+        waiting = [address.submit(Counting.add), registry.proxy().get_or_start(key).get()]
+        gate.wait_until_reached()
+    elif where == "stopping":
+        registry.get_or_start(key)
+        waiting = [address.stop(block=False), address.submit(Counting.add)]
+        gate.wait_until_reached()
+    else:
+        address.proxy().fail.defer(ValueError("no"))
+        if where == "failing":
+            gate.wait_until_reached()
+        else:
+            poll(lambda: registry.stats().ends)
+        waiting = [address.submit(Counting.add), registry.proxy().get_or_start(key).get()]
+    key.is_bad = True
+    if then == "its end":
+        gate.open()
+        if ref is not None:
+            assert ref.stop(timeout=PATIENCE) is True
+        if where != "resting":
+            poll(lambda: registry.stats().live <= len(neighbours) + (where == "starting"))
+    drained: list[Any] = []
+    thread = start_thread(lambda: drained.append(ends_soon(registry)))
+    gate.open()
+    join(thread)
+    assert drained == [[]]
+    for future in waiting:
+        with contextlib.suppress(RegistryError, ValueError):  # it is answered, in any case
+            future.get(timeout=PATIENCE)
+    assert registry.stats().live == 0
+    assert nothing_remains(registry)
+    assert not registry._table.thread or not registry._table.thread.is_alive()
+
+
+@HOW
+def test_many_keys_that_raise_come_to_their_ends(how: str) -> None:
+    keys = [Key(how) for _ in range(20)]
+    listener = Listener.start()
+    registry = AggregateRegistry.start(Counting)
+    registry.subscribe(listener)
+    refs = [registry.get_or_start(key) for key in keys]
+    good = registry.ref("good")
+    assert good.call(Counting.add) == 1
+    for key in keys:
+        key.is_bad = True
+    for ref in refs[:10]:
+        assert ref.stop(timeout=PATIENCE) is True
+    assert good.call(Counting.add) == 2
+    assert registry.stats().live == 11
+    assert ends_soon(registry) == []
+    assert {id(end.key) for end in ends(listener, 21)} == {id("good"), *map(id, keys)}
+    assert nothing_remains(registry)
+    listener.stop()
+
+
+def test_an_idle_aggregate_whose_key_raises_retires(caplog: pytest.LogCaptureFixture) -> None:
+    key = Key("__hash__")
+    with AggregateRegistry.start(Counting, idle=0.05) as registry:
+        ref = registry.get_or_start(key)
+        key.is_bad = True
+        poll(lambda: not ref.is_alive())
+        poll(lambda: not registry.stats().live)
+        poll(lambda: "is found no more" in caplog.text)
+        assert registry.ref("good").call(Counting.add) == 1
+
+
+def test_a_resting_key_that_raises_when_its_time_comes_answers_who_waits() -> None:
+    key = Key("__hash__")
+    with AggregateRegistry.start(Counting, backoff=(0.1, 0.1)) as registry:
+        address = registry.ref(key)
+        address.proxy().fail.defer(ValueError("no"))
+        asked = address.submit(Counting.add)
+        address.tell("told")
+        poll(lambda: registry.stats().backoff)
+        key.is_bad = True
+        with pytest.raises(Undeliverable, match="cannot be hashed or compared any more"):
+            asked.get(timeout=PATIENCE)
+        assert [letter.message for letter in registry.dead_letters] == ["told"]
+        assert registry.stats().backoff == 0
+
+
+@pytest.mark.parametrize("end", ["dead", "alive"])
+def test_a_foreign_actor_whose_key_raises_hinders_no_sweep_and_no_drain(end: str) -> None:
+    key = Key("__hash__")
+    listener = Listener.start()
+    foreign: list[pykka.ActorRef[Any]] = [Listener.start() for _ in range(2)]
+    registry = AggregateRegistry.start(Counting)
+    registry.subscribe(listener)
+    registry.register(key, foreign[0])
+    registry.register("good", foreign[1])
+    key.is_bad = True
+    if end == "dead":
+        for ref in foreign:
+            ref.stop()
+        assert ends(listener, 1)[0].key == "good"
+    assert ends_soon(registry) == []
+    assert len({id(event.key) for event in ends(listener, 2)}) == 2
+    for ref in (*foreign, listener):
+        ref.stop()
+
+
+def test_who_sends_to_a_key_that_raises_gets_what_it_raises() -> None:
+    key = Key("__hash__")
+    with AggregateRegistry.start(Counting) as registry:
+        address = registry.ref(key)
+        assert address.call(Counting.add) == 1
+        key.is_bad = True
+        calls: list[Callable[[], Any]] = [
+            lambda: address.tell("x"),
+            lambda: address.ask("x"),
+            address.stop,
+            lambda: registry.get(key),
+            lambda: registry.get_or_start(key),
+            lambda: registry.wait_for(key, timeout=0),
+            lambda: registry.release(key),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="__hash__"):
+                call()
+        assert registry.ref("good").call(Counting.add) == 1
