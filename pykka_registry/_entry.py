@@ -129,6 +129,10 @@ class Incarnation(_waits.Runs, Node):
         """Return the key."""
         return (self.entry.key,)
 
+    def is_part_of(self, target: _waits.Waited) -> bool:
+        """Tell whether who waits for the target waits for this: for it, its key or its registry."""
+        return target is self or target is self.entry or target is self.entry.table
+
     def help(self, until: Future[Any]) -> bool:
         """Run it in this thread until there is a result, if nobody does and that may be."""
         life = self.life

@@ -124,6 +124,10 @@ class Runs:
         """Return the thread that runs it, if one does."""
         return () if self.runner is None else (self.runner,)
 
+    def is_part_of(self, target: Waited) -> bool:
+        """Tell whether who waits for the target waits for this."""
+        return self is target
+
 
 class Wait(Protocol):
     """One wait: over when it is done, and depending on its target until then."""
@@ -139,6 +143,13 @@ DEPTH = 16
 """How many actors a thread runs on top of each other at most, so that its stack does not overflow."""
 
 
+class _Blocked(NamedTuple):
+    """What a thread waits for, and what it runs, the innermost last."""
+
+    wait: Wait
+    running: tuple[Runs, ...]
+
+
 class _Mine(threading.local):
     def __init__(self) -> None:
         self.running: list[Runs] = []
@@ -150,7 +161,7 @@ class _Mine(threading.local):
 
 mine = _Mine()
 _lock = threading.Lock()
-_blocked: dict[int, Wait] = {}
+_blocked: dict[int, _Blocked] = {}
 
 
 @contextlib.contextmanager
@@ -180,9 +191,7 @@ def may_help() -> bool:
 
     An event loop must not be held up, and while the interpreter ends nothing is begun.
     """
-    return (
-        len(mine.running) < DEPTH and _get_running_loop() is None and not sys.is_finalizing()
-    )
+    return len(mine.running) < DEPTH and _get_running_loop() is None and not sys.is_finalizing()
 
 
 def this_thread() -> object:
@@ -210,7 +219,7 @@ def blocked_on(wait: Wait) -> Generator[None]:
         else:
             crowd = None
         if cycle is None and crowd is None:
-            _blocked[me] = wait
+            _blocked[me] = _Blocked(wait, tuple(mine.running))
     if cycle is not None:
         raise WaitCycle(cycle)
     if crowd is not None:
@@ -243,11 +252,12 @@ def _cycle(wait: Wait, me: int) -> tuple[list[Hashable] | None, list[Waited]]:
         way = _Way(target, way)
         for runner in target.runners():
             if runner == me:
-                return way.keys(), places
+                return way.upwards(mine.running).keys(), places
             if runner not in seen:
                 seen.add(runner)
                 if runner in _blocked:
-                    todo.append((_blocked[runner], way))
+                    blocked = _blocked[runner]
+                    todo.append((blocked.wait, way.upwards(blocked.running)))
     return None, places
 
 
@@ -271,7 +281,8 @@ def _is_hopeless(wait: Wait, me: int) -> bool:
         holders = target.holders()
         needs[thread] = (target.runners(), False) if holders is None else (holders, True)
         todo += [
-            (other, wait if other == me else _blocked.get(other)) for other in needs[thread][0]
+            (other, wait if other == me else _blocked[other].wait if other in _blocked else None)
+            for other in needs[thread][0]
         ]
     found = True
     while found:
@@ -289,6 +300,14 @@ class _Way(NamedTuple):
 
     target: Waited
     before: _Way | None
+
+    def upwards(self, running: Sequence[Runs]) -> _Way:
+        """Return the way on: the last step waits for what its thread runs on top of it."""
+        ran = [i for i, runs in enumerate(running) if runs.is_part_of(self.target)]
+        way = self
+        for runs in running[ran[-1] + 1 :] if ran else ():
+            way = _Way(runs, way)
+        return way
 
     def keys(self) -> list[Hashable]:
         """Return the keys along the way, from its beginning."""
