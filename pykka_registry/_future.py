@@ -217,6 +217,11 @@ class Future(pykka.Future[T]):
         """Set the exception `error` as it stands; false if there is a result already."""
         return self._resolve(None, (type(error), error, error.__traceback__))
 
+    def forget(self) -> None:
+        """Let go of the result, for which nobody will ask again."""
+        with self._lock:
+            self._value = self._exc_info = None
+
     def _resolve(self, value: Any, exc_info: ExcInfo | None, *, unless_begun: bool = False) -> bool:
         with self._lock:
             if self._done or self._hook is not None or (unless_begun and self._begun):

@@ -175,6 +175,8 @@ class Table(Rows):
                     raise OverloadedTimeout(request.key, crowd) from None
                 msg = f"key {name(request.key)} had no active aggregate within {timeout} seconds"
                 raise pykka.Timeout(msg) from None
+            # If this thread has helped, the exception's traceback holds what it has helped for.
+            request.future.forget()
             raise
         finally:
             del request  # it holds the exception, whose traceback holds this frame

@@ -160,6 +160,23 @@ def nothing_remains(registry: RegistryRef[Any]) -> bool:
     return not any(left) and not table._queued and not table._quiet
 
 
+def actors_of(cls: type[pykka.Actor], registry: RegistryRef[Any]) -> list[pykka.ActorRef[Any]]:
+    """Return the refs of the actors of a class that there are, starting or live.
+
+    Pykka knows those that have threads. Of pooled aggregates only their registry does.
+    """
+    known: list[pykka.ActorRef[Any]] = pykka.ActorRegistry.get_by_class(cls)
+    if not ON_POOL:
+        return known
+    assert known == []
+    lives = [
+        entry.incarnation.life
+        for entry in registry._table._entries.values()
+        if entry.incarnation is not None and entry.incarnation.life is not None
+    ]
+    return [life.ref for life in lives if isinstance(life.actor, cls)]
+
+
 def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:
     """Run the functions at the same moment, a thread each; return what they return or raise."""
     todo = list(functions)
