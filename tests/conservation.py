@@ -40,7 +40,11 @@ from pykka_registry import (
     RegistryStopped,
     Terminated,
 )
-from tests.support import PATIENCE, Referee
+from tests.support import (
+    PATIENCE,
+    Referee,
+    Runtime,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -208,7 +212,7 @@ class Ledger:
         return found
 
 
-class Restless(AggregateMixin, pykka.ThreadingActor):
+class Restless(AggregateMixin, Runtime):
     """Keeps the ledger, and fails now and then wherever it can."""
 
     def __init__(self, ledger: Ledger, relays: Sequence[Sender]) -> None:

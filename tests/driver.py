@@ -47,7 +47,13 @@ from tests.model import (
     State,
     Then,
 )
-from tests.support import PATIENCE, Gate, Referee, nothing_remains
+from tests.support import (
+    PATIENCE,
+    Gate,
+    Referee,
+    Runtime,
+    nothing_remains,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -150,7 +156,7 @@ class Stage:
         return held.then
 
 
-class Modelled(AggregateMixin, pykka.ThreadingActor):
+class Modelled(AggregateMixin, Runtime):
     """Does what it is told, and what the knobs say."""
 
     def __init__(self, stage: Stage, label: str = REGISTRYS) -> None:

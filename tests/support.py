@@ -177,6 +177,15 @@ def actors_of(cls: type[pykka.Actor], registry: RegistryRef[Any]) -> list[pykka.
     return [life.ref for life in lives if isinstance(life.actor, cls)]
 
 
+def threads_but_the_pools() -> set[threading.Thread]:
+    """Return the threads that there are, but for the shared pool's: they live like the process."""
+    return {
+        thread
+        for thread in threading.enumerate()
+        if not thread.name.startswith("pykka-registry-pool")
+    }
+
+
 def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:
     """Run the functions at the same moment, a thread each; return what they return or raise."""
     todo = list(functions)

@@ -31,6 +31,7 @@ from tests.support import (
     Gate,
     Listener,
     Referee,
+    Runtime,
     in_threads,
     join,
     nothing_remains,
@@ -814,7 +815,7 @@ def test_ten_thousand_cold_keys_told_at_once_all_load() -> None:
     places, starting = Places(), Places()
     handled: list[int] = []
 
-    class Cheap(AggregateMixin, pykka.ThreadingActor):
+    class Cheap(AggregateMixin, Runtime):
         def __init__(self) -> None:
             places.enter(self.key)
             starting.enter(self.key)
@@ -856,6 +857,7 @@ def test_ten_thousand_cold_keys_told_at_once_all_load() -> None:
 # Threads that cannot be had, and threads that do not end.
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
 def test_no_thread_to_be_had_is_the_ceiling_and_loses_nothing(
     error: Exception, monkeypatch: pytest.MonkeyPatch
@@ -883,6 +885,7 @@ def test_no_thread_to_be_had_is_the_ceiling_and_loses_nothing(
         assert ref.actor_class is Counting
 
 
+@pytest.mark.threads
 def test_threads_that_fail_to_start_now_and_then_lose_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
