@@ -129,7 +129,7 @@ class Incarnation(_waits.Runs, Node):
         """Return the key."""
         return (self.entry.key,)
 
-    def is_part_of(self, target: _waits.Waited) -> bool:
+    def is_part_of(self, target: object) -> bool:
         """Tell whether who waits for the target waits for this: for it, its key or its registry."""
         return target is self or target is self.entry or target is self.entry.table
 

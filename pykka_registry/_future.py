@@ -23,7 +23,7 @@ from pykka_registry._exceptions import Overloaded, WaitCycle
 from pykka_registry._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import TypeAlias
 
@@ -343,9 +343,6 @@ class _HookRun(_waits.Runs):
         self.runner: int | None = None
         self.over: Future[None] = Future()
         self.over.target = self
-
-    def key_of(self) -> tuple[Hashable, ...]:
-        return ()
 
 
 def _wake(waiters: list[Callable[[], object]] | None) -> None:

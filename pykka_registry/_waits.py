@@ -106,6 +106,10 @@ class Runs:
     runner: int | None = None
     yields_to_timeouts = False
 
+    def key_of(self) -> tuple[Hashable, ...]:
+        """Return nothing: it has no key."""
+        return ()
+
     def holders(self) -> Sequence[int] | None:
         """Return `None`: it waits for no place."""
         return None
@@ -124,7 +128,7 @@ class Runs:
         """Return the thread that runs it, if one does."""
         return () if self.runner is None else (self.runner,)
 
-    def is_part_of(self, target: Waited) -> bool:
+    def is_part_of(self, target: object) -> bool:
         """Tell whether who waits for the target waits for this."""
         return self is target
 

@@ -79,8 +79,8 @@ def test_who_waits_for_it_runs_its_constructor_its_hook_and_its_handler() -> Non
         me = threading.current_thread()
         where = registry.ref("a").call(Pooled.where)
         assert where == [("constructor", me), ("on_start", me), ("handler", me)]
-        where = registry.get_or_start("b").ask(ProxyCall(("where",), (), {}))
-        assert where == [("constructor", me), ("on_start", me), ("handler", me)]
+        threads: Any = registry.get_or_start("b").ask(ProxyCall(("where",), (), {}))
+        assert threads == [("constructor", me), ("on_start", me), ("handler", me)]
 
 
 def test_with_a_timeout_the_pool_runs_all_of_it() -> None:

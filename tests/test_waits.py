@@ -434,15 +434,9 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
     us, hub, rest = Thing("us"), Thing("hub"), Thing("rest")
     asleep = Gate()
 
-    class Crowd:
-        def key_of(self) -> tuple[Hashable, ...]:
-            return ()
-
+    class Crowd(_waits.Runs):
         def runners(self) -> list[int]:
             return [*hub.runners(), *hub.runners()]
-
-        def holders(self) -> None:
-            return None
 
     def sleep() -> None:
         with _waits.running(hub), _waits.blocked_on(Waiting(rest)):
