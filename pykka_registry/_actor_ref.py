@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
 from pykka_registry._turns import Held
 
 if TYPE_CHECKING:
+    from pykka_registry._future import Future
     from pykka_registry._life import Life
 
 __all__ = ["IncarnationRef"]
@@ -42,6 +43,6 @@ class IncarnationRef(pykka.ActorRef[Any]):
         if life.claim():
             return life.here(life.receive, message)
         with Held() as held:
-            future = super().ask(message, block=False)
+            future = cast("Future[Any]", super().ask(message, block=False))
         held.help(future)
         return future.get()

@@ -7,7 +7,6 @@ Everything here is written under the lock of the table that it belongs to, but f
 from __future__ import annotations
 
 import enum
-from collections import deque
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
@@ -18,16 +17,16 @@ from pykka_registry import _waits
 from pykka_registry._alarms import Owner
 from pykka_registry._checks import check_method
 from pykka_registry._future import Future
-from pykka_registry._inbox import Letter
 from pykka_registry._sieve import Node
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Hashable, Mapping, Sequence
 
     from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._aggregate import AggregateMixin
     from pykka_registry._events import EndReason
-    from pykka_registry._inbox import Inbox
+    from pykka_registry._inbox import Inbox, Letter
     from pykka_registry._life import Life
     from pykka_registry._table import Table
 
@@ -128,6 +127,10 @@ class Incarnation(_waits.Runs, Node):
     def key_of(self) -> tuple[Hashable, ...]:
         """Return the key."""
         return (self.entry.key,)
+
+    def is_part_of(self, target: object) -> bool:
+        """Tell whether who waits for the target waits for this: for it, its key or its registry."""
+        return target is self or target is self.entry or target is self.entry.table
 
     def help(self, until: Future[Any]) -> bool:
         """Run it in this thread until there is a result, if nobody does and that may be."""

@@ -24,7 +24,7 @@ from pykka_registry._exceptions import Overloaded, WaitCycle
 from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import TypeAlias
 
@@ -230,6 +230,11 @@ class Future(pykka.Future[T]):
         """Set the exception `error` as it stands; false if there is a result already."""
         return self._resolve(None, (type(error), error, error.__traceback__))
 
+    def forget(self) -> None:
+        """Let go of the result, for which nobody will ask again."""
+        with self._lock:
+            self._value = self._exc_info = None
+
     def _resolve(self, value: Any, exc_info: ExcInfo | None, *, unless_begun: bool = False) -> bool:
         with self._lock:
             if self._done or self._hook is not None or (unless_begun and self._begun):
@@ -353,9 +358,6 @@ class _HookRun(_waits.Runs):
         self.runner: int | None = None
         self.over: Future[None] = Future()
         self.over.target = self
-
-    def key_of(self) -> tuple[Hashable, ...]:
-        return ()
 
 
 def _wake(waiters: list[Callable[[], object]] | None) -> None:

@@ -86,10 +86,10 @@ def _now(wake: Wake) -> object:
 class Inbox:
     """A queue with many writers and one reader, in the shape that Pykka asks of an inbox.
 
-    All fields but `owner` and `_batch` are touched only under `_lock`, which is a leaf: nothing that
-    is not this module's runs under it. What the reader has taken over at once is in `_batch`; the
-    reader takes from that without the lock, and who closes the inbox takes what is left: to take
-    one from a `deque` is atomic, on a free-threaded build too, so each goes to one of the two.
+    All fields but `owner` and `_batch` are touched only under `_lock`, which is a leaf: nothing
+    that is not this module's runs under it. What the reader has taken over at once is in `_batch`;
+    the reader takes from that without the lock, and who closes the inbox takes what is left: to
+    take one from a `deque` is atomic, on a free-threaded build too, so each goes to one of the two.
     Waking may run an executor's code, so it is done after the lock is
     released, or handed to `later` by whoever holds another lock. `owner` is set once, before the
     actor's constructor runs. `closed` turns true once, and may be read without the lock.

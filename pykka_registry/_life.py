@@ -151,7 +151,7 @@ class Life:
         """Run a message in the turn that was claimed."""
         raise NotImplementedError
 
-    def help(self, _until: Future[Any]) -> bool:
+    def help(self, until: Future[Any]) -> bool:  # noqa: ARG002
         """Return false: it has a thread of its own."""
         return False
 
@@ -199,7 +199,7 @@ class Life:
             return EndReason.START_FAILED
         return None
 
-    def step(self, envelope: Mail | None) -> EndReason | None:
+    def step(self, envelope: Mail | None) -> EndReason | None:  # noqa: C901  # a call costs time
         """Handle a message, or see what else there is to do; the result is why it ends, if so."""
         incarnation = self.incarnation
         assert incarnation is not None

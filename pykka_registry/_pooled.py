@@ -99,7 +99,7 @@ class _PooledRef(pykka.ActorRef[Any]):
         if turns.claim():
             return turns.here(turns.receive, message)
         with Held() as held:
-            future = super().ask(message, block=False)
+            future = cast("Future[Any]", super().ask(message, block=False))
         held.help(future)
         return future.get()
 
@@ -191,7 +191,7 @@ class _ActorTurns(Turns, Runs):
 
     def note_answer(self, error: Exception) -> None:
         """Take note that an asker gets this exception."""
-        _logger.info(f"Exception returned from {self._actor} to caller:", exc_info=error)
+        _logger.info("Exception returned from %s to caller:", self._actor, exc_info=error)
 
     def end_with(self, error: BaseException, envelope: Mail | None) -> pykka.ActorDeadError:
         """End it because a handler raised SystemExit or its like; returns what its asker gets."""
@@ -204,7 +204,7 @@ class _ActorTurns(Turns, Runs):
         if self._note_interrupt(error):
             self._fail(error)
         elif not actor.actor_stopped.is_set():
-            _logger.debug(f"{error!r} in {actor}. Stopping all actors.")
+            _logger.debug("%r in %s. Stopping all actors.", error, actor)
             self._stops_all = True
             actor._handle_receive(messages._ActorStop())
         return dead
@@ -245,7 +245,7 @@ class _ActorTurns(Turns, Runs):
         """Do what Pykka does with an actor that fails."""
         actor = self._actor
         assert actor is not None
-        _logger.error(f"Unhandled exception in {actor}:", exc_info=error)
+        _logger.error("Unhandled exception in %s:", actor, exc_info=error)
         pykka.ActorRegistry.unregister(actor.actor_ref)
         actor.actor_stopped.set()
 

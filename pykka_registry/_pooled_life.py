@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from pykka_registry import _waits
-from pykka_registry._events import EndReason
 from pykka_registry._inbox import fail
 from pykka_registry._life import Life, Tail
 from pykka_registry._turns import Turns, in_pool, in_spare_thread
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import contextvars
 
     from pykka_registry._entry import Incarnation
+    from pykka_registry._events import EndReason
     from pykka_registry._future import Future
     from pykka_registry._inbox import Mail
     from pykka_registry._pooled import PooledActor

@@ -412,7 +412,7 @@ class Rows(abc.ABC):
     def _withdraw(self, request: StartRequest, seconds: float | None, after: After) -> str | None:
         """Take a request back; tells why there was no place for it, if it has waited for one."""
         entry = request.entry
-        if entry is None or request not in entry.requests:
+        if entry is None or not entry.requests or request not in entry.requests:
             return None
         crowd = self._crowd(seconds) if self._is_crowded(entry) else None
         entry.requests.remove(request)
@@ -461,14 +461,14 @@ class Rows(abc.ABC):
     def _purge(self, entry: Entry) -> None:
         """Take the letters from a queue that nobody waits for."""
         left_over, entry.left_over = entry.left_over, 0
-        for _ in range(len(entry.queue)):
-            letter = entry.queue.popleft()
+        kept: deque[Letter] = deque()
+        for i, letter in enumerate(entry.queue):
             if is_expired(letter):
                 self._count_out(entry, letter)
             else:
-                entry.queue.append(letter)
-                entry.left_over += left_over > 0
-            left_over -= 1
+                kept.append(letter)
+                entry.left_over += i < left_over
+        entry.queue = kept
 
     def _accept(self, entry: Entry, letter: Letter, after: After) -> None:
         """Put a letter into the inbox of an active incarnation, which is open."""

@@ -64,6 +64,7 @@ from pykka_registry._turns import Held
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._inbox import Inbox, Mail
     from pykka_registry._life import Life
     from pykka_registry._policy import Policy
@@ -186,6 +187,8 @@ class Table(Rows):
                     raise OverloadedTimeout(request.key, crowd) from None
                 msg = f"key {name(request.key)} had no active aggregate within {timeout} seconds"
                 raise pykka.Timeout(msg) from None
+            # If this thread has helped, the exception's traceback holds what it has helped for.
+            request.future.forget()
             raise
         finally:
             del request  # it holds the exception, whose traceback holds this frame
@@ -338,11 +341,11 @@ class Table(Rows):
         self._never_mind(incarnation, after)
         return False
 
-    def activated(self, incarnation: Incarnation, ref: Ref) -> bool:
+    def activated(self, incarnation: Incarnation, ref: IncarnationRef) -> bool:
         """Let everybody find the actor, and answer who waited; false if it is ending already."""
         return self._change(partial(self._activated, incarnation, ref))
 
-    def _activated(self, incarnation: Incarnation, ref: Ref, after: After) -> bool:
+    def _activated(self, incarnation: Incarnation, ref: IncarnationRef, after: After) -> bool:
         entry = incarnation.entry
         if incarnation.ending or entry.state is not State.STARTING:
             return False
@@ -925,7 +928,7 @@ class Table(Rows):
         self.refusal = FORKED
         self._is_torn = False
         refs = [*self.active.values(), self.registry_ref]
-        self.active = Forked()
+        self.active = cast("dict[Hashable, IncarnationRef]", Forked())
         if self.registry_ref is not None:
             self.registry_ref._active = self.active  # type: ignore[attr-defined]  # a RegistryRef
         for ref in refs:

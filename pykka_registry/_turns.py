@@ -140,7 +140,8 @@ class Turns:
     Its fields are its runner's: touched only by the thread that has claimed the turn.
     """
 
-    __slots__ = ()
+    if not TYPE_CHECKING:  # pragma: no branch  # a checker would miss the subclasses' slots
+        __slots__ = ()
 
     inbox: Inbox
     context: contextvars.Context | None

@@ -63,7 +63,7 @@ class Waited(Protocol):
 
     @property
     def yields_to_timeouts(self) -> bool:
-        """Whether a wait for it that has a timeout is left to that, even in a cycle, as in Pykka."""
+        """Whether a wait for it with a timeout is left to that, even in a cycle, as in Pykka."""
         ...
 
     def key_of(self) -> tuple[Hashable, ...]:
@@ -105,10 +105,15 @@ NOBODY_YET = 0
 class Runs:
     """Something that one thread at a time runs: it knows which."""
 
-    __slots__ = ()
+    if not TYPE_CHECKING:  # pragma: no branch  # a checker would miss the subclasses' slots
+        __slots__ = ()
 
     runner: int | None = None
     yields_to_timeouts = False
+
+    def key_of(self) -> tuple[Hashable, ...]:
+        """Return nothing: it has no key."""
+        return ()
 
     def holders(self) -> Sequence[int] | None:
         """Return `None`: it waits for no place."""
@@ -131,6 +136,10 @@ class Runs:
         """Return the thread that runs it, if one does."""
         return () if self.runner is None else (self.runner,)
 
+    def is_part_of(self, target: object) -> bool:
+        """Tell whether who waits for the target waits for this."""
+        return self is target
+
 
 class Wait(Protocol):
     """One wait: over when it is done, and depending on its target until then."""
@@ -145,7 +154,14 @@ class Wait(Protocol):
 
 
 DEPTH = 16
-"""How many actors a thread runs on top of each other at most, so that its stack does not overflow."""
+"""How many actors a thread runs on top of each other at most: its stack must not overflow."""
+
+
+class _Blocked(NamedTuple):
+    """What a thread waits for, and what it runs, the innermost last."""
+
+    wait: Wait
+    running: tuple[Runs, ...]
 
 
 class _Mine(threading.local):
@@ -159,7 +175,7 @@ class _Mine(threading.local):
 
 mine = _Mine()
 _lock = threading.Lock()
-_blocked: dict[int, Wait] = {}
+_blocked: dict[int, _Blocked] = {}
 
 
 @contextlib.contextmanager
@@ -219,7 +235,7 @@ def blocked_on(wait: Wait) -> Generator[None]:
             else:
                 crowd = None
             if cycle is None and crowd is None:
-                _blocked[me] = wait
+                _blocked[me] = _Blocked(wait, tuple(mine.running))
         if cycle is not None:
             raise WaitCycle(cycle)
         if crowd is not None:
@@ -251,11 +267,12 @@ def _cycle(wait: Wait, me: int) -> tuple[list[Hashable] | None, list[Waited]]:
         way = _Way(target, before)
         for runner in target.runners():
             if runner == me:
-                return way.keys(), places
+                return way.upwards(mine.running).keys(), places
             if runner not in seen:
                 seen.add(runner)
                 if runner in _blocked:
-                    todo.append((_blocked[runner], way))
+                    blocked = _blocked[runner]
+                    todo.append((blocked.wait, way.upwards(blocked.running)))
     return None, places
 
 
@@ -279,7 +296,8 @@ def _is_hopeless(wait: Wait, me: int) -> bool:
         holders = target.holders()
         needs[thread] = (target.runners(), False) if holders is None else (holders, True)
         todo += [
-            (other, wait if other == me else _blocked.get(other)) for other in needs[thread][0]
+            (other, wait if other == me else _blocked[other].wait if other in _blocked else None)
+            for other in needs[thread][0]
         ]
     found = True
     while found:
@@ -297,6 +315,14 @@ class _Way(NamedTuple):
 
     target: Waited
     before: _Way | None
+
+    def upwards(self, running: Sequence[Runs]) -> _Way:
+        """Return the way on: the last step waits for what its thread runs on top of it."""
+        ran = [i for i, runs in enumerate(running) if runs.is_part_of(self.target)]
+        way = self
+        for runs in running[ran[-1] + 1 :] if ran else ():
+            way = _Way(runs, way)
+        return way
 
     def keys(self) -> list[Hashable]:
         """Return the keys along the way, from its beginning."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -12,7 +13,7 @@ import pykka
 import pytest
 
 from pykka_registry import AggregateRegistry
-from tests.support import ON_POOL, PATIENCE, Counting, Listener
+from tests.support import ON_POOL, PATIENCE, Counting, Listener, threads_but_the_pools
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -57,15 +58,15 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Generator[None]:
-    before = set(threading.enumerate())
+    before = threads_but_the_pools()
     yield
     actors = pykka.ActorRegistry.get_all()
     pykka.ActorRegistry.stop_all()
-    for thread in set(threading.enumerate()) - before:
-        if thread.name.startswith("pykka-registry-pool"):
-            continue  # the shared pool's, which live as long as the process
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), f"{thread} is left"
+    for thread in threads_but_the_pools() - before:
+        while thread in threading.enumerate():
+            with contextlib.suppress(RuntimeError):  # it is just being started
+                thread.join(PATIENCE)
+                assert not thread.is_alive(), f"{thread} is left"
     assert actors == []
 
 

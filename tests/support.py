@@ -183,6 +183,32 @@ def start_timeout(registry: RegistryRef[Any], seconds: float) -> Generator[None]
         table.policy = policy
 
 
+def actors_of(cls: type[pykka.Actor], registry: RegistryRef[Any]) -> list[pykka.ActorRef[Any]]:
+    """Return the refs of the actors of a class that there are, starting or live.
+
+    Pykka knows those that have threads. Of pooled aggregates only their registry does.
+    """
+    known: list[pykka.ActorRef[Any]] = pykka.ActorRegistry.get_by_class(cls)
+    if not ON_POOL:
+        return known
+    assert known == []
+    lives = [
+        entry.incarnation.life
+        for entry in registry._table._entries.values()
+        if entry.incarnation is not None and entry.incarnation.life is not None
+    ]
+    return [life.ref for life in lives if isinstance(life.actor, cls)]
+
+
+def threads_but_the_pools() -> set[threading.Thread]:
+    """Return the threads that there are, but for the shared pool's: they live like the process."""
+    return {
+        thread
+        for thread in threading.enumerate()
+        if not thread.name.startswith("pykka-registry-pool")
+    }
+
+
 def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:
     """Run the functions at the same moment, a thread each; return what they return or raise."""
     todo = list(functions)
