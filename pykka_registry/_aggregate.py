@@ -65,7 +65,7 @@ class AggregateMixin(pykka.Actor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Do what Pykka's constructor does, which is done already if a registry constructs this."""
-        if "_pykka_registry_life" not in vars(self):
+        if getattr(self, "_pykka_registry_life", None) is None:  # vars() would make a dict
             self._pykka_registry_life = Life(None, self)
             super().__init__(*args, **kwargs)
 
@@ -224,7 +224,7 @@ class AggregateMixin(pykka.Actor):
         @property
         def actor_stopped(self) -> threading.Event:
             """See `pykka.Actor.actor_stopped`."""
-            return self._pykka_registry_life.stopped
+            return cast("threading.Event", self._pykka_registry_life.stopped)
 
         @actor_stopped.setter
         def actor_stopped(self, _event: threading.Event) -> None: ...

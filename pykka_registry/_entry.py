@@ -100,7 +100,7 @@ class Incarnation(_waits.Runs, Node):
     number: int = 0
     """Given when it is launched."""
     due_by: float = 0.0
-    """Until when it waits for a place, in seconds of `time.monotonic`."""
+    """Until when it waits for a place, or may take to start, in seconds of `time.monotonic`."""
     launched: bool = False
     """It has a place, and a thread or the promise of one."""
     begun: bool = False

@@ -1,12 +1,9 @@
-"""A stop flag that is an event to whoever looks, and costs little while nobody waits for it."""
+"""A stop flag: an event in all that counts, which costs little while nobody waits for it."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Protocol
 
 __all__ = ["StopFlag"]
 
@@ -14,19 +11,27 @@ _lock = threading.Lock()
 """Guards the making of events: a leaf, and rarely wanted."""
 
 
-class StopFlag(threading.Event):
-    """The event by which Pykka tells whether an actor is alive; to set it ends the actor.
+class Ends(Protocol):
+    """Something that can be ended."""
+
+    def end(self) -> None:
+        """Do what comes before it is seen as dead."""
+        ...
+
+
+class StopFlag:
+    """What stands for the event by which Pykka tells whether an actor is alive.
+
+    To set it ends the actor: whose flag it is does what comes before.
 
     `_is_set` turns true once. `_event` is there once somebody has waited; it is made under `_lock`,
     and looked at under it after `_is_set` has turned true, so each waiter is seen.
     """
 
-    # threading.Event has no slots, so that each instance may still have a dict: it never gets one.
-    __slots__ = ("_before", "_event", "_is_set")
+    __slots__ = ("_event", "_is_set", "_whose")
 
-    def __init__(self, before: Callable[[], None] | None = None) -> None:
-        # The event's own constructor is left out: it makes a condition and a lock.
-        self._before = before
+    def __init__(self, whose: Ends | None = None) -> None:
+        self._whose = whose
         self._event: threading.Event | None = None
         self._is_set = False
 
@@ -38,8 +43,8 @@ class StopFlag(threading.Event):
         """Do what comes before an actor is seen as dead, then set the flag."""
         if self._is_set:
             return
-        if self._before is not None:
-            self._before()
+        if self._whose is not None:
+            self._whose.end()
         self._is_set = True
         with _lock:
             event = self._event

@@ -20,7 +20,7 @@ import threading
 import time
 from _thread import LockType
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pykka import messages
 
@@ -54,6 +54,14 @@ __all__ = [
 
 
 _Stop = messages._ActorStop
+
+
+class Wakeable(Protocol):
+    """A reader that runs in turns."""
+
+    def wake(self) -> None:
+        """See that it takes a turn."""
+        ...
 
 
 class Nothing(enum.Enum):
@@ -109,17 +117,17 @@ class Inbox:
         "owner",
     )
 
-    def __init__(self, owner: Waited | None = None) -> None:
+    def __init__(self, owner: Waited | None = None, lock: LockType | None = None) -> None:
         self.owner = owner
-        self._lock = threading.Lock()
+        self._lock = threading.Lock() if lock is None else lock
         self._envelopes: deque[Mail] | None = None
         """There while there is something in it: an empty one takes 600 bytes."""
         self._batch: deque[Mail] | tuple[()] = ()
         """What comes before them, taken over by the reader."""
         self._error: Callable[[], pykka.ActorDeadError] | None = None
         """Makes what a refused message fails with, once the inbox is closed."""
-        self._parked: LockType | Wake | None = None
-        """The lock that the reader sleeps on, or what wakes it, while it is parked."""
+        self._parked: LockType | Wakeable | None = None
+        """The lock that the reader sleeps on, or the reader that runs in turns, while parked."""
         self._is_due = False
         """The reader was woken to take a turn, and no thread has begun that."""
         self._nudged = False
@@ -290,11 +298,13 @@ class Inbox:
             self._visited = self._worked = True
             return True
 
-    def leave(self, wake: Wake) -> bool:
+    def leave(self, reader: Wakeable) -> bool:
         """End a turn; true if there is more to do, so that the reader is due. Atomic."""
         with self._lock:
-            if not self._batch and not self._envelopes and self._park(wake):
-                return False
+            if not self._batch:
+                self._batch = ()
+                if not self._envelopes and self._park(reader):
+                    return False
             self._is_due = True
             return True
 
@@ -365,14 +375,14 @@ class Inbox:
         self._batch, self._envelopes = self._envelopes, None
         return self._batch.popleft()
 
-    def _park(self, wake: LockType | Wake) -> bool:
+    def _park(self, reader: LockType | Wakeable) -> bool:
         """Park the reader, which has found nothing, unless it is to look up."""
         if self._worked:
             self._worked = False
             self._idle_since = time.monotonic()
         if self._error is not None or self._nudged:
             return False
-        self._parked = wake
+        self._parked = reader
         return True
 
     def _unpark(self) -> Wake | None:
@@ -388,7 +398,7 @@ class Inbox:
         elif parked is not None:
             self._parked = None
             self._is_due = True
-            return parked
+            return parked.wake
         return None
 
 

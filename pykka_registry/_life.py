@@ -29,6 +29,7 @@ from pykka_registry._inbox import Inbox, answer, fail, is_stop
 from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
@@ -91,8 +92,8 @@ class Life:
         self.incarnation = incarnation
         self.actor = actor
         """There from its constructor to its end."""
-        self.inbox = Inbox(incarnation)
-        self.stopped = StopFlag(self.end)
+        self.inbox = Inbox(incarnation, self.inbox_lock())
+        self.stopped = StopFlag(self)
         self.ref = IncarnationRef(self)
         self.cause: BaseException | None = None
         """What it failed of."""
@@ -258,6 +259,10 @@ class Life:
             self.stop_all()
 
     # What the runtime decides.
+
+    def inbox_lock(self) -> LockType:
+        """Return the lock of its inbox."""
+        return threading.Lock()
 
     def leaving(self) -> threading.Thread | Tail:
         """Return what a shutdown joins once the key is free, so that nothing goes on after it."""

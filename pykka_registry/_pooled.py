@@ -18,6 +18,7 @@ from pykka_registry._waits import Runs, may_help
 if TYPE_CHECKING:
     import concurrent.futures
     import contextvars
+    import threading
     from collections.abc import Hashable
 
     from pykka._actor import ActorInbox
@@ -65,7 +66,7 @@ class PooledActor(pykka.Actor):
         super().__init__(*args, **kwargs)
         self._pykka_registry_turns = turns = _ActorTurns(self)
         self.actor_inbox = cast("ActorInbox", turns.inbox)
-        self.actor_stopped = StopFlag()
+        self.actor_stopped = cast("threading.Event", StopFlag())
         self._pykka_registry_ref = _PooledRef(self)
 
     @property
@@ -81,7 +82,7 @@ class PooledActor(pykka.Actor):
     def _start_actor_loop(self) -> None:
         turns = self._pykka_registry_turns
         turns.inbox.nudge()
-        if turns.inbox.leave(turns.wake):  # pragma: no branch  # it was nudged
+        if turns.inbox.leave(turns):  # pragma: no branch  # it was nudged
             turns.wake()
 
 

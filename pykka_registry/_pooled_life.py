@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pykka
@@ -14,6 +15,7 @@ from pykka_registry._turns import Turns, in_pool, in_spare_thread
 if TYPE_CHECKING:
     import concurrent.futures
     import contextvars
+    from _thread import LockType
 
     from pykka_registry._entry import Incarnation
     from pykka_registry._events import EndReason
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pykka_registry._pooled import PooledActor
 
 __all__ = ["PooledLife", "begin", "submit"]
+
+_LOCKS = [threading.Lock() for _ in range(64)]
 
 
 class PooledLife(Life, Turns):
@@ -103,6 +107,10 @@ class PooledLife(Life, Turns):
         super().give_up(reason)
 
     # What the runtime decides.
+
+    def inbox_lock(self) -> LockType:
+        """Return the lock of its inbox, which is held for moments, and shared with others."""
+        return _LOCKS[self.runs.number % len(_LOCKS)]
 
     def leaving(self) -> Tail:
         """Return what a shutdown joins: the thread goes on."""

@@ -157,8 +157,6 @@ class Rows(abc.ABC):
 
     def _seconds_in_state(self, entry: Entry) -> float | None:
         """Return after how many seconds an entry's alarm rings, if its state says so."""
-        if entry.state is State.STARTING:
-            return self.policy.start_timeout
         if entry.state is State.STOPPING:
             return self.policy.stop_timeout
         if entry.state is State.QUARANTINED and entry.incarnation is None:
@@ -242,6 +240,8 @@ class Rows(abc.ABC):
             self._alarm(record, None)
 
     def _alarm(self, owner: Entry | Record, delay: float | None) -> None:
+        if delay is None and owner.alarm is None:
+            return
         self._alarms.set(owner, time.monotonic(), delay)
         if owner.alarm is not None and owner.alarm < self._rings_at:
             self._rings_at = owner.alarm
@@ -272,11 +272,13 @@ class Rows(abc.ABC):
                     after.do(request.future.fail, KeyAlreadyRegistered(entry.key, None))
         else:
             blueprint = self.check_class()
-        entry.incarnation = Incarnation(entry, blueprint, self.policy.idle)
-        entry.incarnation.due_by = time.monotonic() + self.policy.start_timeout
-        self.admission.enqueue(entry.incarnation)
+        incarnation = entry.incarnation = Incarnation(entry, blueprint, self.policy.idle)
+        self.admission.enqueue(incarnation)
         self._move(entry, State.STARTING)
         self._admit(after)
+        if not incarnation.launched:
+            incarnation.due_by = time.monotonic() + self.policy.start_timeout
+            self._alarm(entry, self.policy.start_timeout)
         self._hurry_if_urgent(entry, after)
 
     def _hurry(self, entry: Entry, after: After) -> None:

@@ -336,7 +336,7 @@ class Table(Rows):
         if self._is_due(incarnation):
             incarnation.life = life
             self.admission.moved_at = time.monotonic()
-            self._alarm(incarnation.entry, self.policy.start_timeout)
+            incarnation.due_by = time.monotonic() + self.policy.start_timeout
             return True
         self._never_mind(incarnation, after)
         return False
@@ -352,6 +352,7 @@ class Table(Rows):
         entry.ref = ref
         entry.cause = None
         entry.restarts = False
+        incarnation.due_by = 0.0
         self._activations += 1
         self._redelivered += entry.left_over
         # Before anybody can find the actor, so that nobody's next letter overtakes one of these.
@@ -731,6 +732,8 @@ class Table(Rows):
         elif not incarnation.begun:
             self._alarm(entry, LAUNCH_AGAIN)
             after.do(launch, incarnation)
+        elif entry.state is State.STARTING and incarnation.due_by > now:
+            self._alarm(entry, incarnation.due_by - now)
         else:
             self._abandon(entry, after)
             self._admit(after)
@@ -991,7 +994,9 @@ class Table(Rows):
             return
         if self._is_due(incarnation):
             self.admission.refuse(incarnation, error, after.do)
-            self._alarm(incarnation.entry, max(incarnation.due_by - time.monotonic(), 0))
+            now = time.monotonic()
+            incarnation.due_by = incarnation.due_by or now + self.policy.start_timeout
+            self._alarm(incarnation.entry, max(incarnation.due_by - now, 0))
             self._hurry_if_urgent(incarnation.entry, after)
             self._drop_if_unwanted(incarnation.entry, after)
         else:

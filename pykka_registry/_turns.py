@@ -145,7 +145,7 @@ class Turns:
 
     inbox: Inbox
     context: contextvars.Context | None
-    """The context variables of all its turns, once there has been one."""
+    """The context variables of all its turns, once one has set any."""
     interrupt: BaseException | None
     """What has interrupted a thread that helped; it is raised there when the turn is over."""
     is_helped: bool
@@ -231,20 +231,33 @@ class Turns:
 
         """
         self.is_helped = until is not None
-        if self.context is None:
-            self.context = contextvars.Context()
-        running = _waits.mine.running
+        mine = _waits.mine
+        context = self._enter_context(mine)
         runs = self.runs
         runs.runner = threading.get_ident()
-        running.append(runs)
+        mine.running.append(runs)
         reason: EndReason | None = EndReason.FAILED  # an exception has crashed it
         try:
-            reason = self.context.run(self._work, until)
+            reason = context.run(self._work, until)
         finally:
             # Before it is given up: the next who claims it writes the same.
-            running.pop()
+            mine.running.pop()
             runs.runner = None
+            self._leave_context(context, mine)
             self.give_up(reason)
+
+    def _enter_context(self, mine: _waits.Mine) -> contextvars.Context:
+        context = self.context or mine.spare_context or contextvars.Context()
+        mine.spare_context = None
+        return context
+
+    def _leave_context(self, context: contextvars.Context, mine: _waits.Mine) -> None:
+        """Keep what has something in it. Most never have: the thread's next turn takes those."""
+        if context:
+            self.context = context
+        else:
+            self.context = None
+            mine.spare_context = context
 
     def here(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """Have a function handle a message for which the calling thread waits.
@@ -252,24 +265,24 @@ class Turns:
         Returns its answer, or raises its exception.
         """
         self.is_helped = True
-        if self.context is None:
-            self.context = contextvars.Context()
-        running = _waits.mine.running
+        mine = _waits.mine
+        context = self._enter_context(mine)
         runs = self.runs
         runs.runner = threading.get_ident()
-        running.append(runs)
+        mine.running.append(runs)
         reason: EndReason | None = None
         try:
-            return self.context.run(function, *args)
+            return context.run(function, *args)
         except Exception as error:
             self.note_answer(error)
             raise
         except BaseException as error:
             reason = EndReason.FAILED
-            raise self.context.run(self.end_with, error, None) from error
+            raise context.run(self.end_with, error, None) from error
         finally:
-            running.pop()
+            mine.running.pop()
             runs.runner = None
+            self._leave_context(context, mine)
             self.give_up(reason)
 
     def give_up(self, reason: EndReason | None) -> None:
@@ -279,7 +292,7 @@ class Turns:
             self.finish(reason)
             if interrupt is not None:
                 raise interrupt
-        elif self.inbox.leave(self.wake):
+        elif self.inbox.leave(self):
             self.wake()
 
     def _work(self, until: Future[Any] | None) -> EndReason | None:

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pykka_registry._exceptions import Overloaded, WaitCycle
 
 if TYPE_CHECKING:
+    import contextvars
     from collections.abc import Generator, Hashable, Sequence
 
     from pykka_registry._future import Future
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOBODY_YET",
+    "Mine",
     "Runs",
     "Wait",
     "Waited",
@@ -164,16 +166,20 @@ class _Blocked(NamedTuple):
     running: tuple[Runs, ...]
 
 
-class _Mine(threading.local):
+class Mine(threading.local):
+    """What a thread has of its own."""
+
     def __init__(self) -> None:
         self.running: list[Runs] = []
         """What the thread is running, the innermost last."""
         self.held: list[Due] | None = None
         """What it has made due and holds back, since it is about to wait for it; see `_turns`."""
+        self.spare_context: contextvars.Context | None = None
+        """An empty one, for the next turn."""
         self.token = object()
 
 
-mine = _Mine()
+mine = Mine()
 _lock = threading.Lock()
 _blocked: dict[int, _Blocked] = {}
 
