@@ -69,8 +69,6 @@ def _mend_entry(table: Table, entry: Entry) -> None:
         # It has ended, or was not wanted; who waits for the key now comes to it by its alarm.
         entry.state = State.BACKOFF
         entry.ref = None
-    elif entry.state is State.ACTIVE and entry.ref is None:
-        entry.state = State.STARTING
     entry.left_over = min(entry.left_over, len(entry.queue))
 
 

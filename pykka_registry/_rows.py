@@ -34,7 +34,7 @@ from pykka_registry._exceptions import (
     Undeliverable,
 )
 from pykka_registry._foreign import ForeignRows
-from pykka_registry._inbox import is_expired, is_stop
+from pykka_registry._inbox import answer, is_expired, is_stop
 from pykka_registry._log import count, log
 from pykka_registry._supervision import Failures, Record
 
@@ -207,8 +207,6 @@ class Rows(abc.ABC):
 
     def _cut_off(self, entry: Entry, error: Exception, after: After) -> None:
         """Take out an entry that has no live incarnation, for its key raised this, and tell why."""
-        if entry.incarnation is not None:
-            self.admission.withdraw(entry.incarnation)
         refused = Undeliverable(entry.key, "has a key that cannot be hashed or compared any more")
         refused.__cause__ = error
         entry.restarts = False
@@ -294,7 +292,9 @@ class Rows(abc.ABC):
         if incarnation is not None and not incarnation.launched:
             futures = [letter.reply_to for letter in entry.queue if letter.reply_to is not None]
             futures += [request.future for request in entry.requests]
-            futures += filter(None, (watcher() for watcher in self._watchers.get(entry.key, ())))
+            with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
+                watchers = self._watchers.get(entry.key, ())
+                futures += filter(None, (watcher() for watcher in watchers))
             if any(future.urgent and not future.done() for future in futures):
                 self._hurry(entry, after)
 
@@ -508,8 +508,7 @@ class Rows(abc.ABC):
             letter = entry.queue[0]
             if is_stop(letter.message):
                 skipped = True
-                if letter.reply_to is not None:
-                    after.do(letter.reply_to.give, stopped)
+                after.do(answer, letter, stopped)
             elif not is_expired(letter):
                 break
             entry.queue.popleft()
@@ -528,11 +527,10 @@ class Rows(abc.ABC):
         """Tell the askers of letters that nobody will handle; those that were told are dead."""
         told: list[Any] = []
         for letter in letters:
-            if letter.reply_to is None:
-                if not is_stop(letter.message):
-                    told.append(letter.message)
-            elif is_stop(letter.message):
-                after.do(letter.reply_to.give, False)
+            if is_stop(letter.message):
+                after.do(answer, letter, False)
+            elif letter.reply_to is None:
+                told.append(letter.message)
             else:
                 after.do(letter.reply_to.fail, error)
         self.dead_letters.add(entry.key, told, reason, error.__cause__, after.do)

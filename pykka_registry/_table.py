@@ -962,10 +962,12 @@ class Table(Rows):
                 self._is_torn = False
             after.run()
         except BaseException:
-            if self._is_torn:
-                with self._lock:
-                    self._mend(after)
-            after.run()
+            try:
+                if self._is_torn:
+                    with self._lock:
+                        self._mend(after)
+            finally:
+                after.run()
             raise
         if self._unsaid:
             self._name_the_lost()

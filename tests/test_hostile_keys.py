@@ -146,10 +146,28 @@ def test_many_keys_that_raise_come_to_their_ends(how: str) -> None:
         assert ref.stop(timeout=PATIENCE) is True
     assert good.call(Counting.add) == 2
     assert registry.stats().live == 11
-    assert ends_soon(registry) == []
+    gate = Gate()
+    refs[-1].proxy().wait_at(gate)
+    gate.wait_until_reached()
+    drained: list[Any] = []
+    thread = start_thread(lambda: drained.append(ends_soon(registry)))
+    poll(lambda: registry.stats().live == 1)
+    gate.open()
+    join(thread)
+    assert drained == [[]]
     assert {id(end.key) for end in ends(listener, 21)} == {id("good"), *map(id, keys)}
     assert nothing_remains(registry)
     listener.stop()
+
+
+def test_a_quarantined_key_that_raises_holds_up_no_drain() -> None:
+    key = Key("__hash__")
+    registry = AggregateRegistry.start(Counting, max_failures=0, quarantine=None)
+    registry.ref(key).proxy().fail.defer(ValueError("no"))
+    poll(lambda: registry.stats().quarantined)
+    key.is_bad = True
+    assert ends_soon(registry) == []
+    assert nothing_remains(registry)
 
 
 def test_an_idle_aggregate_whose_key_raises_retires(caplog: pytest.LogCaptureFixture) -> None:

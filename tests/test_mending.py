@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import pykka_registry
 from pykka_registry import AggregateRegistry, RegistryError, _mending, _table
 from pykka_registry._entry import State
 from pykka_registry._inbox import is_stop
-from tests.support import PATIENCE, Counting, join, nothing_remains, poll, start_thread
+from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, poll, start_thread
 from tests.test_passivation import ADD
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ class Interrupter:
 
     def __init__(self, at: int) -> None:
         self._left = at
+        self.thread: threading.Thread | None = None
         self.where: str | None = None
         """The line at which the call was interrupted; none if it came to its end before."""
 
     def run(self, call: Callable[[], object]) -> None:
         def run() -> None:
+            self.thread = threading.current_thread()
             sys.settrace(self._trace)
             try:
                 call()
@@ -140,9 +143,21 @@ CALLS: list[
 
 @pytest.mark.parametrize(("before", "call", "policies"), CALLS)
 def test_a_call_that_is_interrupted_anywhere_leaves_a_registry_that_works(
-    before: Callable[[Any], None], call: Callable[[Any], object], policies: dict[str, Any]
+    before: Callable[[Any], None],
+    call: Callable[[Any], object],
+    policies: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     at = 0
+    interrupter = Interrupter(at)
+
+    def interrupted(table: Table, after: After) -> None:
+        """Every other time, be interrupted in the mending, too, so that another thread mends."""
+        if at % 2 == 0 and threading.current_thread() is interrupter.thread:
+            raise KeyboardInterrupt
+        _mending.mend(table, after)
+
+    monkeypatch.setattr(_table, "mend", interrupted)
     while True:
         at += 1
         interrupter = Interrupter(at)
@@ -153,6 +168,7 @@ def test_a_call_that_is_interrupted_anywhere_leaves_a_registry_that_works(
             registry.drain()
             break
         try:
+            registry._table.tick()
             check(registry._table)
             poll(lambda: not registry.stats().quarantined)  # noqa: B023  # the same
             for key in ("k", "z"):
@@ -165,6 +181,68 @@ def test_a_call_that_is_interrupted_anywhere_leaves_a_registry_that_works(
             error.add_note(f"interrupted at {interrupter.where}")
             raise
     assert at > 10
+
+
+class SlowToStop(Counting):
+    """Waits at a gate in its last hook."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def on_stop(self) -> None:
+        if self.key == "stopping":
+            self._gate.pass_through()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_all_that_follows_from_the_rows_is_made_anew(*, closed: bool) -> None:
+    gate, at_work = Gate(), Gate()
+    registry = AggregateRegistry.start(
+        SlowToStop, args=(gate,), backoff=(0.1, 0.1), max_failures=1, quarantine=2, idle=1000
+    )
+    table = registry._table
+    for key, failures in {"failed": 1, "resting": 1, "quarantined": 2}.items():
+        for _ in range(failures):
+            registry.ref(key).proxy().fail.defer(ValueError("no"))
+            poll(lambda: registry.stats().live == 0)
+    registry.ref("active").proxy().wait_at(at_work)
+    at_work.wait_until_reached()
+    stopping = registry.get_or_start("stopping").stop(block=False)
+    gate.wait_until_reached()
+    letters: list[pykka.Future[Any]] = [
+        registry.ref("stopping").submit(Counting.add),
+        registry.ref("stopping").stop(block=False),
+    ]
+    poll(lambda: registry.stats().quarantined)
+    letters.append(registry.ref("resting").submit(Counting.add))
+    if closed:
+        table.close("closed", 0.1)
+    with table._lock:
+        stale = table._entries["stopping"].ref
+        assert stale is not None
+        table.active.clear()
+        table.active["stopping"] = stale
+        table._queued, table._quiet = 99, 99
+        table._states.clear()
+        table._alarms = type(table._alarms)()
+        table.admission.mend([])
+        table._is_torn = True
+    table.tick()
+    check(table)
+    assert registry.stats().queued in {1, 2}  # the one that rests may have begun by now
+    assert registry.get("stopping") is None
+    assert registry.get("active") is not None
+    record = table._failures.get("failed")
+    assert closed or (record is not None and table._alarms.has(record))
+    gate.open()
+    at_work.open()
+    assert stopping.get(timeout=PATIENCE) is True
+    if not closed:
+        assert [letter.get(timeout=PATIENCE) for letter in letters] == [1, True, 1]
+        poll(lambda: not registry.stats().quarantined)
+    join(start_thread(lambda: registry.drain(timeout=2 * PATIENCE)))
+    assert nothing_remains(registry)
 
 
 def test_a_mending_that_is_interrupted_is_done_by_the_next_decision(

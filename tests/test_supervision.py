@@ -1326,6 +1326,8 @@ class Chained(Remembered):
                 raise OSError("start") from error
             if message == "a group":
                 raise ExceptionGroup("all", [saved, error]) from None
+            if message == "never raised":
+                raise OSError("start") from ValueError("never raised")
             if message == "a circle":
                 error.__context__ = saved
                 saved.__context__ = error
@@ -1347,7 +1349,11 @@ class Chained(Remembered):
 
 
 @pytest.mark.parametrize(
-    "how", ["__cause__", "__context__", "a circle", "a group", "in on_start", "in constructor"]
+    "how",
+    [
+        *("__cause__", "__context__", "a circle", "a group", "never raised"),
+        *("in on_start", "in constructor"),
+    ],
 )
 @pytest.mark.parametrize("kept", ["quarantined", "resting", "dead letter"])
 def test_no_exception_that_has_led_to_the_end_keeps_the_actor_alive(
