@@ -111,9 +111,11 @@ def check_arguments(
 ) -> None:
     """Raise `TypeError` if the constructor of `cls` does not take these arguments."""
     new: object = cls.__new__
-    takes_none = cls.__init__ is pykka.Actor.__init__ and new is mixin.__new__
+    init: object = cls.__init__
+    ours = {pykka.Actor.__init__, PooledActor.__init__, mixin.__init__}
+    takes_none = init in ours and new is mixin.__new__
     if takes_none and (args or kwargs):
-        # Pykka's own takes whatever it is given, and does nothing with it.
+        # These take whatever they are given, as Pykka's own does, and do nothing with it.
         msg = f"{cls.__name__} has no __init__ of its own, so it takes no arguments{hint}"
         raise TypeError(msg)
     try:

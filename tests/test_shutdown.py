@@ -1092,7 +1092,7 @@ def test_all_that_are_abandoned_are_named(caplog: pytest.LogCaptureFixture) -> N
         registry.get_or_start(key)
     poll(lambda: registry.stats().active == 20)
     with caplog.at_level("ERROR"):
-        assert sorted(registry.drain(timeout=0.05)) == list(range(10))
+        assert sorted(registry.drain(timeout=0.5)) == list(range(10))
     assert "abandons 10 aggregates" in caplog.text
     assert registry.stats().ends == {EndReason.ABANDONED: 10, EndReason.DRAINED: 10}
     assert sorted(registry.drain()) == list(range(10))
