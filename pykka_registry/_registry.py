@@ -151,6 +151,8 @@ class AggregateRegistry(pykka.ThreadingActor):
                 * `dead_letters=1000`: how many are kept.
                 * `on_dead_letter=None`: a function that is called with each, in a thread that
                   does nothing else but tell.
+                * `executor=None`: who runs the turns of pooled aggregates; `None`: what their class
+                  says.
 
         Raises:
             TypeError: If the class is no aggregate class, its constructor does not take the
