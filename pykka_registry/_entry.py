@@ -242,6 +242,6 @@ class StartRequest:
     blueprint: Blueprint
     exclusive: bool
     """Only a new actor will do (`start_new`), not one that is there (`get_or_start`)."""
-    future: Future[Ref] = field(default_factory=Future)  # not Future[Ref], which is slow to call
+    future: Future[Ref] = field(default_factory=lambda: Future())  # noqa: PLW0108  # typed so
     entry: Entry | None = None
     """Where it waits."""

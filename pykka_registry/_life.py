@@ -139,6 +139,8 @@ class Life:
                 known = vars(pykka.ActorRef(self.actor))
                 if name in known:
                     return known[name]
+            case _:
+                pass
         msg = f"{IncarnationRef.__name__!r} object has no attribute {name!r}"
         raise AttributeError(msg)
 

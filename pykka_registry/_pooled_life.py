@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
@@ -46,9 +46,9 @@ class PooledLife(Life, Turns):
 
     # Being run: by those who wait for it, too, as a life with a thread of its own is not.
 
-    here = Turns.here
-    help = Turns.help
-    rescue = Turns.rescue
+    here = cast("Any", Turns.here)
+    help = cast("Any", Turns.help)
+    rescue = cast("Any", Turns.rescue)
 
     @property
     def runs(self) -> Incarnation:

@@ -196,7 +196,7 @@ class AggregateRef(Generic[A]):
                 error = self._table.expire(self._key, future, timeout)
                 if error is not None:
                     raise error from error.__cause__
-            if timeout is None or future.done():  # the answer has come, or is a Timeout itself
+            if future.done():  # the answer has come, or is a Timeout itself
                 return future.get()
         raise NoAnswer(self._key, timeout, "; its handler has begun and goes on")
 

@@ -99,7 +99,7 @@ def in_spare_thread(function: Callable[..., object], *args: Any) -> None:
 class Due(Protocol):
     """Something that is to be run soon, by a thread that waits for it or by a pool."""
 
-    def help(self, until: Future[Any]) -> bool:
+    def help(self, until: Future[Any], /) -> bool:
         """Run it here until there is a result, if nobody does and that may be."""
         ...
 

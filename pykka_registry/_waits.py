@@ -91,7 +91,7 @@ class Waited(Protocol):
         """Take note that `wait` is over because what it was for was withdrawn."""
         ...
 
-    def help(self, until: Future[Any]) -> bool:
+    def help(self, until: Future[Any], /) -> bool:
         """Run it in this thread until there is a result, if nobody does; tell whether it ran."""
         ...
 
