@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pykka
 
 from pykka_registry._turns import Held
+from pykka_registry._waits import mine
 
 if TYPE_CHECKING:
     from pykka_registry._future import Future
@@ -29,7 +30,7 @@ class IncarnationRef(pykka.ActorRef[Any]):
 
     def __getattr__(self, name: str) -> Any:
         """Return what Pykka's own ref of this actor has by this name, and remember it."""
-        if name.startswith("__"):
+        if name.startswith("__") or name == "_life":
             raise AttributeError(name)
         value = self._life.describe(name)
         self.__dict__[name] = value
@@ -40,8 +41,13 @@ class IncarnationRef(pykka.ActorRef[Any]):
         if not block or timeout is not None:
             return super().ask(message, block=block, timeout=timeout)
         life = self._life
-        if life.claim():
-            return life.here(life.receive, message)
+        depth = len(mine.running)
+        try:
+            if life.claim():
+                return life.here(life.receive, message)
+        except BaseException:
+            life.recover(depth)
+            raise
         with Held() as held:
             future = cast("Future[Any]", super().ask(message, block=False))
         held.help(future)

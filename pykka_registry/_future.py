@@ -297,10 +297,11 @@ class Future(pykka.Future[T]):
             if self.target is not None:
                 patience = _STARVED if _waits.runs_here() else _FORGOTTEN
                 rescue_at = time.monotonic() + (patience if _waits.may_go_deeper() else 0)
-                if deadline is None or rescue_at < deadline:
+                while not woken and (deadline is None or rescue_at < deadline):
                     woken = waiter.acquire(timeout=_seconds_left(rescue_at))
                     if not woken:
                         self.target.rescue()
+                        rescue_at = time.monotonic() + patience
             woken = woken or waiter.acquire(timeout=_seconds_left(deadline))
         finally:
             self._forget(wake)
@@ -374,13 +375,19 @@ def _wake(waiters: list[Callable[[], object]] | None) -> None:
 
 def _call(waiters: list[Callable[[], object]]) -> None:
     """Call and take out the waiters from the end; one may be called twice after an interrupt."""
-    while waiters:
-        waiter = waiters[-1]
-        try:
-            waiter()
-        except Exception as error:  # noqa: BLE001  # a callback's own trouble
-            log(logging.ERROR, "callback %r of a future failed", waiter, error=error)
-        waiters.pop()
+    held, _waits.mine.held = _waits.mine.held, None  # a callback may wait for what it sends
+    try:
+        while waiters:
+            waiter = waiters[-1]
+            try:
+                waiter()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  # a callback's own trouble
+                log(logging.ERROR, "callback %r of a future failed", waiter, error=error)
+            waiters.pop()
+    finally:
+        _waits.mine.held = held
 
 
 def _seconds_left(deadline: float | None) -> float:

@@ -105,6 +105,7 @@ class Inbox:
 
     __slots__ = (
         "_batch",
+        "_claimed_by",
         "_envelopes",
         "_error",
         "_idle_since",
@@ -112,6 +113,7 @@ class Inbox:
         "_lock",
         "_nudged",
         "_parked",
+        "_turns",
         "_visited",
         "_worked",
         "owner",
@@ -128,8 +130,12 @@ class Inbox:
         """Makes what a refused message fails with, once the inbox is closed."""
         self._parked: LockType | Wakeable | None = None
         """The lock that the reader sleeps on, or the reader that runs in turns, while parked."""
+        self._turns: Wakeable | None = None
+        """The reader that runs in turns, once it has left for the first time."""
         self._is_due = False
-        """The reader was woken to take a turn, and no thread has begun that."""
+        """That one was woken to take a turn, and no thread has begun it."""
+        self._claimed_by = 0
+        """The thread that has begun a turn of it, or 0."""
         self._nudged = False
         """The reader is to look up from an empty inbox once."""
         self._visited = False
@@ -204,7 +210,7 @@ class Inbox:
         """Make the reader find nothing once, as soon as there is nothing to hand out."""
         with self._lock:
             self._nudged = True
-            wake = self._unpark()
+            wake = self._unpark() or self._wake_again()
         if wake is not None:
             later(wake)
 
@@ -286,21 +292,35 @@ class Inbox:
     def claim_due(self) -> bool:
         """Begin the turn that the reader was woken for, unless another thread has. Atomic."""
         with self._lock:
-            is_due, self._is_due = self._is_due, False
-            return is_due
+            if not self._is_due:
+                return False
+            self._claimed_by = threading.get_ident()
+            self._is_due = False
+            return True
 
     def claim_idle(self) -> bool:
         """Begin a turn for what does not go through the inbox, if nothing else waits. Atomic."""
         with self._lock:
             if self._parked is None or self._error is not None:
                 return False
+            self._claimed_by = threading.get_ident()
             self._parked = None
             self._visited = self._worked = True
             return True
 
+    def begin(self) -> None:
+        """Begin the first turn, which nobody else can have."""
+        self._claimed_by = threading.get_ident()
+
+    def is_claimed_here(self) -> bool:
+        """Tell whether the calling thread has begun a turn and not ended it."""
+        return self._claimed_by == threading.get_ident()
+
     def leave(self, reader: Wakeable) -> bool:
         """End a turn; true if there is more to do, so that the reader is due. Atomic."""
         with self._lock:
+            self._turns = reader
+            self._claimed_by = 0
             if not self._batch:
                 self._batch = ()
                 if not self._envelopes and self._park(reader):
@@ -342,7 +362,7 @@ class Inbox:
                     left.append(self._batch.popleft())
             left += self._envelopes or ()
             self._envelopes = None
-            wake = self._unpark()
+            wake = self._unpark() or self._wake_again()
         if wake is not None:
             later(wake)
         return left
@@ -374,6 +394,10 @@ class Inbox:
         self._worked = True
         self._batch, self._envelopes = self._envelopes, None
         return self._batch.popleft()
+
+    def _wake_again(self) -> Wake | None:
+        """Return what wakes a reader that is due: an interrupt may have come before it was woken."""
+        return self._turns.wake if self._is_due and self._turns is not None else None
 
     def _park(self, reader: LockType | Wakeable) -> bool:
         """Park the reader, which has found nothing, unless it is to look up."""

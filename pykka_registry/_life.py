@@ -135,12 +135,16 @@ class Life:
                 return self.stopped
             case "actor_urn":
                 return self.urn
-            case _ if self.actor is not None:
-                known = vars(pykka.ActorRef(self.actor))
-                if name in known:
-                    return known[name]
             case _:
                 pass
+        actor = self.actor
+        if actor is not None:
+            known = vars(pykka.ActorRef(actor))
+            if name in known:
+                return known[name]
+        elif name.startswith("_actor"):  # what a proxy asks for
+            msg = f"{self.actor_class.__name__} ({self.urn}) not found"
+            raise pykka.ActorDeadError(msg)
         msg = f"{IncarnationRef.__name__!r} object has no attribute {name!r}"
         raise AttributeError(msg)
 
@@ -149,6 +153,9 @@ class Life:
     def claim(self) -> bool:
         """Begin a turn in this thread, if that may be: not for one that has its own thread."""
         return False
+
+    def recover(self, depth: int) -> None:
+        """Do nothing: nobody else runs it."""
 
     def here(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """Run a message in the turn that was claimed."""
@@ -282,6 +289,10 @@ class Life:
         """Stop all actors, because of a handler that raised SystemExit or its like."""
         pykka.ActorRegistry.stop_all()
 
+    def callers(self) -> BaseException | None:
+        """Return what the thread was handling before it came to run this, if anything."""
+        return None
+
     def note_interrupt(self, _error: BaseException) -> bool:
         """Tell whether this was meant for the thread, and not for the actor."""
         return False
@@ -368,7 +379,7 @@ class Life:
     def _fail_start(self, error: BaseException) -> EndReason:
         self.note_interrupt(error)
         self.cause = error
-        self.tracebacks = _frames.tracebacks(error)
+        self.tracebacks = _frames.tracebacks(error, self.callers())
         self.stopped.set()
         log(logging.ERROR, "%s failed to start", self, error=error)
         return EndReason.START_FAILED
@@ -378,7 +389,7 @@ class Life:
         actor = self.actor
         assert actor is not None
         self.cause = error
-        self.tracebacks = _frames.tracebacks(error)
+        self.tracebacks = _frames.tracebacks(error, self.callers())
         self._die()
         log(logging.ERROR, "%s failed", self, error=error)
         self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))

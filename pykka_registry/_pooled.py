@@ -13,7 +13,7 @@ from pykka_registry._flag import StopFlag
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
 from pykka_registry._turns import Held, Turns, in_spare_thread
-from pykka_registry._waits import Runs, may_help
+from pykka_registry._waits import Runs, may_help, mine
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -66,7 +66,7 @@ class PooledActor(pykka.Actor):
         super().__init__(*args, **kwargs)
         self._pykka_registry_turns = turns = _ActorTurns(self)
         self.actor_inbox = cast("ActorInbox", turns.inbox)
-        self.actor_stopped = cast("threading.Event", StopFlag())
+        self.actor_stopped = cast("threading.Event", StopFlag(turns))
         self._pykka_registry_ref = _PooledRef(self)
 
     @property
@@ -97,8 +97,13 @@ class _PooledRef(pykka.ActorRef[Any]):
         if not block or timeout is not None:
             return super().ask(message, block=block, timeout=timeout)
         turns = self._turns
-        if turns.claim():
-            return turns.here(turns.receive, message)
+        depth = len(mine.running)
+        try:
+            if turns.claim():
+                return turns.here(turns.receive, message)
+        except BaseException:
+            turns.recover(depth)
+            raise
         with Held() as held:
             future = cast("Future[Any]", super().ask(message, block=False))
         held.help(future)
@@ -112,6 +117,7 @@ class _ActorTurns(Turns, Runs):
         self.inbox = Inbox(self)
         self.context: contextvars.Context | None = None
         self.interrupt: BaseException | None = None
+        self.handled: BaseException | None = None
         self.is_helped = False
         self.runner: int | None = None
         self._actor: PooledActor | None = actor
@@ -143,7 +149,22 @@ class _ActorTurns(Turns, Runs):
 
     def claim(self) -> bool:
         """Begin a turn in this thread, if nobody runs it, nothing waits for it, and it may be."""
-        return self.helping and may_help() and self.inbox.claim_idle()
+        actor = self._actor
+        return (
+            actor is not None
+            and not actor.actor_stopped.is_set()
+            and self.helping
+            and may_help()
+            and self.inbox.claim_idle()
+        )
+
+    def end(self) -> None:
+        """See to it that it ends; right before its stop flag is set."""
+        self.inbox.nudge()
+
+    def has_died(self) -> bool:
+        """Tell whether it has begun to end, in a turn."""
+        return self._actor is None or self._actor.actor_stopped.is_set()
 
     def receive(self, message: Any) -> Any:
         """Handle a message; within a turn."""
@@ -220,7 +241,9 @@ class _ActorTurns(Turns, Runs):
     def finish(self, _reason: EndReason) -> None:
         """Refuse what is left, and let go of the actor."""
         actor = self._actor
-        assert actor is not None
+        if actor is not None and not actor.actor_stopped.is_set():
+            pykka.ActorRegistry.unregister(actor.actor_ref)
+            actor.actor_stopped.set()
         for envelope in self.inbox.close(self._gone):
             if is_stop(envelope.message):
                 answer(envelope, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["PooledLife", "begin", "submit"]
 
-_LOCKS = [threading.Lock() for _ in range(64)]
+_LOCKS: list[LockType] = []
+
+
+def _make_locks() -> None:
+    """Make the locks, and others in a forked child, where a thread that is not there may hold one."""
+    _LOCKS[:] = [threading.Lock() for _ in range(64)]
+
+
+_make_locks()
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # there is no fork on Windows
+    os.register_at_fork(after_in_child=_make_locks)
 
 
 class PooledLife(Life, Turns):
@@ -35,12 +46,13 @@ class PooledLife(Life, Turns):
     `pykka.ActorRegistry.stop_all` ends it through its own registry.
     """
 
-    __slots__ = ("context", "has_started", "interrupt", "is_helped")
+    __slots__ = ("context", "handled", "has_started", "interrupt", "is_helped")
 
     def __init__(self, incarnation: Incarnation | None) -> None:
         super().__init__(incarnation)
         self.context: contextvars.Context | None = None
         self.interrupt: BaseException | None = None
+        self.handled: BaseException | None = None
         self.is_helped = False
         self.has_started = False
 
@@ -49,6 +61,7 @@ class PooledLife(Life, Turns):
     here = cast("Any", Turns.here)
     help = cast("Any", Turns.help)
     rescue = cast("Any", Turns.rescue)
+    recover = cast("Any", Turns.recover)
 
     @property
     def runs(self) -> Incarnation:
@@ -80,6 +93,10 @@ class PooledLife(Life, Turns):
             fail(envelope, self.undeliverable("was interrupted"))
         if self.actor is not None and not self.stopped.is_set():
             self.fail(error)
+
+    def has_died(self) -> bool:
+        """Tell whether it has begun to end, in a turn."""
+        return self.stopped.is_set()
 
     def finish(self, reason: EndReason) -> None:
         """Free the key, and let go of the actor."""
@@ -126,6 +143,10 @@ class PooledLife(Life, Turns):
         """Stop all actors, in a thread that none of them waits for."""
         in_spare_thread(pykka.ActorRegistry.stop_all)
 
+    def callers(self) -> BaseException | None:
+        """Return what the thread that helps is handling."""
+        return self.handled
+
     def note_interrupt(self, error: BaseException) -> bool:
         """Tell whether this is a Ctrl-C that has landed in a thread that helps."""
         if self.is_helped and isinstance(error, KeyboardInterrupt):
@@ -148,9 +169,16 @@ def executor_of(incarnation: Incarnation) -> concurrent.futures.Executor | None:
 def begin(incarnation: Incarnation, until: Future[Any] | None = None) -> bool:
     """Take the first turn of an incarnation, unless another thread has; tells whether so."""
     life = PooledLife(incarnation)
-    if not incarnation.entry.table.begin(incarnation, life):
-        return False
-    life.turn(until)
+    depth = len(_waits.mine.running)
+    try:
+        life.inbox.begin()
+        if not incarnation.entry.table.begin(incarnation, life):
+            return False
+        life.turn(until)
+    except BaseException:
+        if incarnation.life is life:
+            life.recover(depth)
+        raise
     return True
 
 

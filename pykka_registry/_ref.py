@@ -26,6 +26,7 @@ from pykka_registry._log import name
 from pykka_registry._proxy import AggregateProxy
 from pykka_registry._table import Table
 from pykka_registry._turns import Held
+from pykka_registry._waits import mine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -105,9 +106,15 @@ class AggregateRef(Generic[A]):
         """
         name = self._name(method)
         if self._timeout is None:
-            life = self._table.claim(self._key)
+            life = self._table.life_of(self._key)
             if life is not None:
-                return cast("R", life.here(life.invoke, name, args, kwargs))
+                depth = len(mine.running)
+                try:
+                    if life.claim():
+                        return cast("R", life.here(life.invoke, name, args, kwargs))
+                except BaseException:
+                    life.recover(depth)
+                    raise
         return cast("R", self.ask(ProxyCall((name,), args, kwargs)))
 
     def submit(
@@ -202,9 +209,15 @@ class AggregateRef(Generic[A]):
 
     def _ask_and_help(self, message: Any) -> Any:
         """Ask without a timeout: this thread may run the aggregate."""
-        life = self._table.claim(self._key)
+        life = self._table.life_of(self._key)
         if life is not None:
-            return life.here(life.receive, message)
+            depth = len(mine.running)
+            try:
+                if life.claim():
+                    return life.here(life.receive, message)
+            except BaseException:
+                life.recover(depth)
+                raise
         with Held() as held:
             future = self._ask(message)
         held.help(future)

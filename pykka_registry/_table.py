@@ -196,10 +196,10 @@ class Table(Rows):
 
     # Letters.
 
-    def claim(self, key: Hashable) -> Life | None:
-        """Return the life of the key's incarnation, if the calling thread may run it just now."""
+    def life_of(self, key: Hashable) -> Life | None:
+        """Return the life of the key's incarnation, if that is active."""
         ref = self.active.get(key)
-        return ref._life if ref is not None and ref._life.claim() else None
+        return None if ref is None else ref._life
 
     def deliver(self, key: Hashable, letter: Letter) -> None:
         """Take a letter to the key's incarnation, present or next; start one if there is none.
@@ -501,7 +501,9 @@ class Table(Rows):
         after: After,
     ) -> None:
         entry = incarnation.entry
-        stopped = incarnation.life is not None and bool(incarnation.life.stops)
+        if incarnation.life is None:  # an interrupt has come right after this
+            return
+        stopped = bool(incarnation.life.stops)
         incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)
         if entry.state is State.QUARANTINED:  # its end was published when it was abandoned

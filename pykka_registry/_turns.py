@@ -17,6 +17,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextvars
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -103,6 +104,10 @@ class Due(Protocol):
         """Run it here until there is a result, if nobody does and that may be."""
         ...
 
+    def is_part_of(self, target: object, /) -> bool:
+        """Tell whether who waits for the target waits for this."""
+        ...
+
     def submit(self) -> None:
         """Hand it to its pool."""
         ...
@@ -114,24 +119,32 @@ class Held:
     It is used for a few lines that run no user code.
     """
 
-    __slots__ = ("_due",)
+    __slots__ = ("_before", "_due")
 
     def __enter__(self) -> Self:
         self._due: list[Due] = []
-        _waits.mine.held = self._due
+        self._before, _waits.mine.held = _waits.mine.held, self._due
         return self
 
     def __exit__(self, exc_type: object, *_exc_info: object) -> None:
-        _waits.mine.held = None
+        _waits.mine.held = self._before
         if exc_type is not None:
             self.help(None)
 
     def help(self, until: Future[Any] | None) -> None:
         """Run what brings this result about, if that may be; the pool gets what is left."""
+        target = None if until is None else until.target
+        mine: Due | None = None
         while self._due:
-            due = self._due.pop()
-            if until is None or self._due or not due.help(until):
+            due = self._due[-1]
+            # Others that were made due, such as one that is to make room, are no business of ours.
+            if mine is None and target is not None and due.is_part_of(target):
+                mine = due
+            else:
                 due.submit()
+            self._due.pop()
+        if mine is not None and until is not None and not mine.help(until):
+            mine.submit()
 
 
 class Turns:
@@ -150,6 +163,8 @@ class Turns:
     """What has interrupted a thread that helped; it is raised there when the turn is over."""
     is_helped: bool
     """Whether the present turn is run by a thread that waits for it."""
+    handled: BaseException | None
+    """What that thread is handling: it is none of the actor's business."""
 
     @property
     def runs(self) -> _waits.Runs:
@@ -186,6 +201,10 @@ class Turns:
         """End it because a handler raised SystemExit or its like; returns what its asker gets."""
         raise NotImplementedError
 
+    def has_died(self) -> bool:
+        """Tell whether it has begun to end, in a turn."""
+        raise NotImplementedError
+
     def finish(self, reason: EndReason) -> None:
         """Do what comes after its last turn; nobody runs it any more."""
         raise NotImplementedError
@@ -204,6 +223,10 @@ class Turns:
         """Hand it to the pool."""
         in_pool(self.executor, self.run)
 
+    def is_part_of(self, target: object) -> bool:
+        """Tell whether who waits for the target waits for this."""
+        return self.runs.is_part_of(target)
+
     def run(self) -> None:
         """Take a turn, unless another thread has; in the pool."""
         if self.inbox.claim_due():
@@ -211,10 +234,29 @@ class Turns:
 
     def help(self, until: Future[Any]) -> bool:
         """Take a turn until there is a result, if it is due and that may be; tells whether so."""
-        if not (self.helping and _waits.may_help() and self.inbox.claim_due()):
-            return False
-        self.turn(until)
+        depth = len(_waits.mine.running)
+        try:
+            if not (self.helping and _waits.may_help() and self.inbox.claim_due()):
+                return False
+            self.turn(until)
+        except BaseException:
+            self.recover(depth)
+            raise
         return True
+
+    def recover(self, depth: int) -> None:
+        """Give up a claim that an interrupt, or the end of the stack, has left behind.
+
+        Args:
+            depth: How many actors the thread was running before it claimed this one.
+
+        """
+        running = _waits.mine.running
+        del running[depth:]
+        runs = self.runs
+        if self.inbox.is_claimed_here() and runs not in running:
+            runs.runner = None
+            self.give_up(EndReason.FAILED if self.has_died() else None)
 
     def rescue(self) -> None:
         """Have a spare thread take the turn that it is due."""
@@ -231,6 +273,7 @@ class Turns:
 
         """
         self.is_helped = until is not None
+        self.handled = sys.exception() if self.is_helped else None
         mine = _waits.mine
         context = self._enter_context(mine)
         runs = self.runs
@@ -265,6 +308,7 @@ class Turns:
         Returns its answer, or raises its exception.
         """
         self.is_helped = True
+        self.handled = sys.exception()
         mine = _waits.mine
         context = self._enter_context(mine)
         runs = self.runs
@@ -287,6 +331,7 @@ class Turns:
 
     def give_up(self, reason: EndReason | None) -> None:
         """Let others have it: it is parked, or due, or at its end."""
+        self.handled = None
         if reason is not None:
             interrupt = self.interrupt
             self.finish(reason)
