@@ -121,11 +121,18 @@ GUARDS = [
         "tests/test_waits.py -k even_while",
     ),
     Guard(
+        "a cycle goes on through what a thread runs on top of what is waited for",
+        "_waits.py",
+        "running[ran[-1] + 1 :] if ran else ()",
+        "()",
+        "tests/test_waits.py::test_a_cycle_names_those_too_that_a_thread_runs_on_top_of_each_other",
+    ),
+    Guard(
         "to publish a wait and to look for a cycle is one step",
         "_waits.py",
-        "                _blocked[me] = wait\n        if cycle is not None:\n",
+        "                _blocked[me] = _Blocked(wait, tuple(mine.running))\n        if cycle is not None:\n",
         "                _lock.release(); __import__('time').sleep(0.001); _lock.acquire()\n"
-        "                _blocked[me] = wait\n"
+        "                _blocked[me] = _Blocked(wait, tuple(mine.running))\n"
         "        if cycle is not None:\n",
         "tests/test_waits.py::test_of_two_that_close_a_cycle_at_once_exactly_one_is_refused",
     ),
