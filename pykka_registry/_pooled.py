@@ -147,6 +147,10 @@ class _ActorTurns(Turns, Runs):
         """Whether a thread that waits for it may run it."""
         return self._class.helping
 
+    def is_part_of(self, target: object) -> bool:
+        """Tell whether who waits for the target waits for this."""
+        return Runs.is_part_of(self, target)
+
     def claim(self) -> bool:
         """Begin a turn in this thread, if nobody runs it, nothing waits for it, and it may be."""
         actor = self._actor
