@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
-from pykka_registry._turns import Held
+from pykka_registry._turns import send_and_help
 from pykka_registry._waits import mine
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class IncarnationRef(pykka.ActorRef[Any]):
         except BaseException:
             life.recover(depth)
             raise
-        with Held() as held:
-            future = cast("Future[Any]", super().ask(message, block=False))
-        held.help(future)
-        return future.get()
+        return send_and_help(self._send, message).get()
+
+    def _send(self, message: Any) -> Future[Any]:
+        return cast("Future[Any]", super().ask(message, block=False))

@@ -16,7 +16,6 @@ from pykka_registry._inbox import Inbox
 from pykka_registry._life import Life, live
 from pykka_registry._pooled import PooledActor
 from pykka_registry._table import Table
-from pykka_registry._turns import in_spare_thread
 from pykka_registry._waits import may_help
 
 if TYPE_CHECKING:
@@ -264,4 +263,4 @@ class AggregateMixin(pykka.Actor):
     def _pykka_registry_rescue(cls, incarnation: Incarnation) -> None:
         """Have a spare thread take the incarnation's first turn, if it has none of its own."""
         if issubclass(cls, PooledActor):
-            in_spare_thread(_pooled_life.begin, incarnation)
+            _pooled_life.come_to_the_rescue(incarnation)

@@ -105,6 +105,9 @@ class Incarnation(_waits.Runs, Node):
     """It has a place, and a thread or the promise of one."""
     begun: bool = False
     """Its thread has taken over."""
+    submitted: bool = False
+    """A pool was told to begin it, and has not come to it. Written by who launches it, and by the
+    pool, without the lock: if two meet, the pool has one task too many."""
     ending: bool = False
     """Its stop flag is about to be set, so it becomes active no more."""
     life: Life | None = None
@@ -154,6 +157,15 @@ class Incarnation(_waits.Runs, Node):
     def submit(self) -> None:
         """Hand it to its runtime, to be begun."""
         self.entry.table.launch(self)
+
+    def wake(self) -> None:
+        """Do so."""
+        self.submit()
+
+    def wake_if_due(self) -> None:
+        """Do so if it is to begin, and has not."""
+        if self.launched and not self.begun:
+            self.submit()
 
 
 @dataclass(slots=True, eq=False)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from _thread import LockType
 
 __all__ = ["StopFlag"]
 
-_lock = threading.Lock()
+_LOCK: list[LockType] = []
 """Guards the making of events: a leaf, and rarely wanted."""
+
+
+def _make_lock() -> None:
+    """Make it, and another in a forked child, where a thread that is not there may hold it."""
+    _LOCK[:] = [threading.Lock()]
+
+
+_make_lock()
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # there is no fork on Windows
+    os.register_at_fork(after_in_child=_make_lock)
 
 
 class Ends(Protocol):
@@ -24,7 +38,7 @@ class StopFlag:
 
     To set it ends the actor: whose flag it is does what comes before.
 
-    `_is_set` turns true once. `_event` is there once somebody has waited; it is made under `_lock`,
+    `_is_set` turns true once. `_event` is there once somebody has waited; it is made under `_LOCK`,
     and looked at under it after `_is_set` has turned true, so each waiter is seen.
     """
 
@@ -46,14 +60,14 @@ class StopFlag:
         if self._whose is not None:
             self._whose.end()
         self._is_set = True
-        with _lock:
+        with _LOCK[0]:
             event = self._event
         if event is not None:
             event.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set, for so many seconds at most; tells whether it is."""
-        with _lock:
+        with _LOCK[0]:
             if not self._is_set and self._event is None:
                 self._event = threading.Event()
         return self._is_set or (self._event is not None and self._event.wait(timeout))

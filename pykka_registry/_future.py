@@ -40,10 +40,12 @@ T = TypeVar("T")
 
 _STARVED = 0.05
 """Seconds after which a thread that runs an actor, and waits for one that nobody has begun to run,
-has a spare thread run that: the pool's threads may all be waiting like this one."""
+has a spare thread run that: the pool's threads may all be waiting like this one. It looks again and
+again. So does any thread while the interpreter ends, and no pool takes anything."""
 
 _FORGOTTEN = 1.0
-"""The same for any thread: an interrupt may have come before the pool was told."""
+"""Seconds after which any other thread sees that the pool was told: an interrupt may have come
+before that."""
 
 
 class Future(pykka.Future[T]):
@@ -143,29 +145,52 @@ class Future(pykka.Future[T]):
 
         A future that has a get hook, as `map` and its like return it, runs that in one of the
         loop's own worker threads, for it may block.
+
+        Raises:
+            WaitCycle: If the loop runs in an actor's handler, and the answer depends on that actor.
+
         """
         if not self._done:
             loop = asyncio.get_running_loop()
             if self._hook is None:
-                arrived = loop.create_future()
-
-                def wake(_future: object = None) -> None:
-                    if not arrived.done():
-                        arrived.set_result(None)
-
-                def call_loop() -> None:
-                    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                        loop.call_soon_threadsafe(wake)
-
-                self._when_done(call_loop)
                 try:
-                    yield from arrived
-                finally:
-                    self._forget(call_loop)
+                    with _waits.awaiting(self):
+                        yield from self._arrival(loop)
+                except WaitCycle as error:
+                    self._take_back(error)
+                    raise
             if self._hook is not None:
                 get = cast("Callable[[], T]", self.get)
                 return (yield from loop.run_in_executor(None, get))
         return cast("T", self.get())
+
+    def _arrival(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
+        """Wait in the loop until there is a result or a hook."""
+        arrived = loop.create_future()
+        timer: asyncio.TimerHandle | None = None
+
+        def wake(_future: object = None) -> None:
+            if not arrived.done():
+                arrived.set_result(None)
+
+        def call_loop() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(wake)
+
+        def look_after(target: _waits.Waited) -> None:
+            nonlocal timer
+            timer = loop.call_later(_patience(), look_after, target)
+            target.rescue()
+
+        self._when_done(call_loop)
+        try:
+            if self.target is not None:
+                timer = loop.call_later(_patience(), look_after, self.target)
+            yield from arrived
+        finally:
+            self._forget(call_loop)
+            if timer is not None:
+                timer.cancel()
 
     def add_done_callback(self, function: Callable[[Future[T]], object]) -> None:
         """Have a function called with this future as soon as `get` need not wait for a result.
@@ -277,10 +302,14 @@ class Future(pykka.Future[T]):
             with _waits.blocked_on(self):
                 self._wait(deadline, timeout)
         except (WaitCycle, Overloaded) as error:
-            if self._sender is _waits.this_thread() and self.withdraw(error):
-                assert self.target is not None
-                self.target.was_withdrawn(self)
+            self._take_back(error)
             raise
+
+    def _take_back(self, error: Exception) -> None:
+        """Take the message back, for the wait was refused, if it was sent by the calling thread."""
+        if self._sender is _waits.this_thread() and self.withdraw(error):
+            assert self.target is not None
+            self.target.was_withdrawn(self)
 
     def _wait(self, deadline: float | None, timeout: float | None) -> None:
         waiter = threading.Lock()
@@ -295,13 +324,12 @@ class Future(pykka.Future[T]):
         try:
             woken = False
             if self.target is not None:
-                patience = _STARVED if _waits.runs_here() else _FORGOTTEN
-                rescue_at = time.monotonic() + (patience if _waits.may_go_deeper() else 0)
+                rescue_at = time.monotonic() + (_patience() if _waits.may_go_deeper() else 0)
                 while not woken and (deadline is None or rescue_at < deadline):
                     woken = waiter.acquire(timeout=_seconds_left(rescue_at))
                     if not woken:
                         self.target.rescue()
-                        rescue_at = time.monotonic() + patience
+                        rescue_at = time.monotonic() + _patience()
             woken = woken or waiter.acquire(timeout=_seconds_left(deadline))
         finally:
             self._forget(wake)
@@ -388,6 +416,12 @@ def _call(waiters: list[Callable[[], object]]) -> None:
             waiters.pop()
     finally:
         _waits.mine.held = held
+
+
+def _patience() -> float:
+    """Return after how many seconds a thread that waits looks after what it waits for."""
+    is_starved = _waits.runs_here() or not threading.main_thread().is_alive()
+    return _STARVED if is_starved else _FORGOTTEN
 
 
 def _seconds_left(deadline: float | None) -> float:

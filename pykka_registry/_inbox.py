@@ -45,8 +45,10 @@ __all__ = [
     "Letter",
     "Mail",
     "Nothing",
+    "Wakeable",
     "answer",
     "fail",
+    "forgotten",
     "is_expired",
     "is_stop",
     "stop_letter",
@@ -62,6 +64,20 @@ class Wakeable(Protocol):
     def wake(self) -> None:
         """See that it takes a turn."""
         ...
+
+    def wake_if_due(self) -> None:
+        """Do so if it is due and nobody was told."""
+        ...
+
+
+forgotten: dict[Wakeable, None] = {}
+"""Who may be due without anybody being told: an interrupt, or the end of the stack, came between.
+They are woken by the next who looks after them; see `_turns.remember`. To put one in takes no call
+of a function, so it can be done at the very end of the stack."""
+
+_NOBODY = 0
+_DUE = -1
+"""What is in `Inbox._turn` besides the identity of a thread."""
 
 
 class Nothing(enum.Enum):
@@ -95,7 +111,7 @@ class Inbox:
     """A queue with many writers and one reader, in the shape that Pykka asks of an inbox.
 
     All fields but `owner` and `_batch` are touched only under `_lock`, which is a leaf: nothing
-    that is not this module's runs under it. What the reader has taken over at once is in `_batch`;
+    that is not this module's runs under it. `is_due` alone looks at one without it. What the reader has taken over at once is in `_batch`;
     the reader takes from that without the lock, and who closes the inbox takes what is left: to
     take one from a `deque` is atomic, on a free-threaded build too, so each goes to one of the two.
     Waking may run an executor's code, so it is done after the lock is
@@ -105,15 +121,15 @@ class Inbox:
 
     __slots__ = (
         "_batch",
-        "_claimed_by",
         "_envelopes",
         "_error",
         "_idle_since",
-        "_is_due",
+        "_is_submitted",
         "_lock",
         "_nudged",
         "_parked",
-        "_turns",
+        "_reader",
+        "_turn",
         "_visited",
         "_worked",
         "owner",
@@ -130,12 +146,14 @@ class Inbox:
         """Makes what a refused message fails with, once the inbox is closed."""
         self._parked: LockType | Wakeable | None = None
         """The lock that the reader sleeps on, or the reader that runs in turns, while parked."""
-        self._turns: Wakeable | None = None
+        self._reader: Wakeable | None = None
         """The reader that runs in turns, once it has left for the first time."""
-        self._is_due = False
-        """That one was woken to take a turn, and no thread has begun it."""
-        self._claimed_by = 0
-        """The thread that has begun a turn of it, or 0."""
+        self._turn = _NOBODY
+        """`_DUE` if that one was woken to take a turn, and no thread has begun it; the thread that
+        has. It is written in one step, so that an interrupt finds it in one state or the other; who
+        is parked is so whatever is said here."""
+        self._is_submitted = False
+        """The pool was told, and has not come to it. It may be told before it is due again."""
         self._nudged = False
         """The reader is to look up from an empty inbox once."""
         self._visited = False
@@ -178,22 +196,25 @@ class Inbox:
 
     def accept(self, envelope: Mail, later: Later = _now) -> bool:
         """Take the envelope in, waking the reader; false if the inbox is closed. Atomic."""
-        wake: Wake | None = None
         try:
             with self._lock:
                 if self._error is not None:
                     return False
-                # Taken before appending, so that a KeyboardInterrupt between the two loses a
-                # message that was not accepted yet, and never the wake-up for one that was.
+                # Before appending, so that a KeyboardInterrupt between the two loses a message that
+                # was not accepted yet, and never the wake-up for one that was.
                 if self._parked is not None:
-                    wake = self._unpark()
+                    self._unpark()
+                wake = self._wake_again() if self._turn == _DUE else None
                 self._visited = True
                 if self._envelopes is None:
                     self._envelopes = deque()
                 self._envelopes.append(envelope)
-        finally:
             if wake is not None:
                 later(wake)
+        except BaseException:
+            if self._reader is not None:
+                forgotten[self._reader] = None
+            raise
         return True
 
     def extend(self, envelopes: Iterable[Mail]) -> None:
@@ -208,11 +229,16 @@ class Inbox:
 
     def nudge(self, later: Later = _now) -> None:
         """Make the reader find nothing once, as soon as there is nothing to hand out."""
-        with self._lock:
-            self._nudged = True
-            wake = self._unpark() or self._wake_again()
-        if wake is not None:
-            later(wake)
+        try:
+            with self._lock:
+                self._nudged = True
+                wake = self._unpark() or self._wake_again()
+            if wake is not None:
+                later(wake)
+        except BaseException:
+            if self._reader is not None:
+                forgotten[self._reader] = None
+            raise
 
     def idle_since(self) -> float | None:
         """Return since when the reader is parked on an empty inbox, or `None` if it is not."""
@@ -292,10 +318,10 @@ class Inbox:
     def claim_due(self) -> bool:
         """Begin the turn that the reader was woken for, unless another thread has. Atomic."""
         with self._lock:
-            if not self._is_due:
+            if self._turn != _DUE:
                 return False
-            self._claimed_by = threading.get_ident()
-            self._is_due = False
+            self._turn = threading.get_ident()
+            self._parked = None
             return True
 
     def claim_idle(self) -> bool:
@@ -303,29 +329,69 @@ class Inbox:
         with self._lock:
             if self._parked is None or self._error is not None:
                 return False
-            self._claimed_by = threading.get_ident()
+            self._turn = threading.get_ident()
             self._parked = None
             self._visited = self._worked = True
             return True
 
     def begin(self) -> None:
         """Begin the first turn, which nobody else can have."""
-        self._claimed_by = threading.get_ident()
+        self._turn = threading.get_ident()
 
     def is_claimed_here(self) -> bool:
-        """Tell whether the calling thread has begun a turn and not ended it."""
-        return self._claimed_by == threading.get_ident()
+        """Tell whether the calling thread has begun a turn, and not ended it, or was parked since.
+
+        If so the turn is its own: nobody can make it due any longer.
+        """
+        with self._lock:
+            if self._turn != threading.get_ident():
+                return False
+            self._parked = None
+            return True
+
+    def take_back(self, reader: Wakeable) -> None:
+        """Make the turn that the calling thread has begun, and does not take to its end, due."""
+        with self._lock:
+            self._reader = reader
+            self._nudged = True
+            self._turn = _DUE
+
+    def let_go(self) -> None:
+        """End the last turn."""
+        self._turn = _NOBODY
+
+    def is_due(self) -> bool:
+        """Tell whether nobody runs a turn that is due; out of date as soon as it is said."""
+        return self._turn == _DUE
+
+    def is_forgotten(self) -> bool:
+        """Tell whether the reader is due, and the pool was not told."""
+        with self._lock:
+            return self._wake_again() is not None
+
+    def submit(self) -> bool:
+        """Take note that the pool is about to be told; false if it was told already. Atomic."""
+        with self._lock:
+            if self._is_submitted:
+                return False
+            self._is_submitted = True
+            return True
+
+    def arrive(self) -> None:
+        """Take note that the pool has come to it, or could not be told."""
+        with self._lock:
+            self._is_submitted = False
 
     def leave(self, reader: Wakeable) -> bool:
         """End a turn; true if there is more to do, so that the reader is due. Atomic."""
         with self._lock:
-            self._turns = reader
-            self._claimed_by = 0
+            self._reader = reader
             if not self._batch:
                 self._batch = ()
                 if not self._envelopes and self._park(reader):
+                    self._turn = _NOBODY
                     return False
-            self._is_due = True
+            self._turn = _DUE
             return True
 
     # Closing.
@@ -354,17 +420,22 @@ class Inbox:
             later: Is handed what wakes the reader.
 
         """
-        with self._lock:
-            self._error = error
-            left: list[Mail] = []
-            while self._batch:
-                with contextlib.suppress(IndexError):
-                    left.append(self._batch.popleft())
-            left += self._envelopes or ()
-            self._envelopes = None
-            wake = self._unpark() or self._wake_again()
-        if wake is not None:
-            later(wake)
+        try:
+            with self._lock:
+                self._error = error
+                wake = self._unpark() or self._wake_again()
+                left: list[Mail] = []
+                while self._batch:
+                    with contextlib.suppress(IndexError):
+                        left.append(self._batch.popleft())
+                left += self._envelopes or ()
+                self._envelopes = None
+            if wake is not None:
+                later(wake)
+        except BaseException:
+            if self._reader is not None:
+                forgotten[self._reader] = None
+            raise
         return left
 
     def end(self, error: Callable[[], pykka.ActorDeadError]) -> None:
@@ -396,8 +467,13 @@ class Inbox:
         return self._batch.popleft()
 
     def _wake_again(self) -> Wake | None:
-        """Return what wakes a reader that is due: an interrupt may have come before it was woken."""
-        return self._turns.wake if self._is_due and self._turns is not None else None
+        """Return what wakes a reader that is due, if the pool was not told.
+
+        An interrupt may have come before that, or a thread that was to help does not.
+        """
+        if self._turn == _DUE and not self._is_submitted and self._reader is not None:
+            return self._reader.wake
+        return None
 
     def _park(self, reader: LockType | Wakeable) -> bool:
         """Park the reader, which has found nothing, unless it is to look up."""
@@ -420,9 +496,9 @@ class Inbox:
                 parked.release()
             self._parked = None
         elif parked is not None:
+            self._turn = _DUE
             self._parked = None
-            self._is_due = True
-            return parked.wake
+            return None if self._is_submitted else parked.wake
         return None
 
 

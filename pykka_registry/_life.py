@@ -11,6 +11,7 @@ does without one is in `_pooled_life`.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import uuid
@@ -39,7 +40,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Life", "Tail", "live"]
 
-_urn_lock = threading.Lock()
+_LOCK: list[LockType] = []
+"""Guards a few lines that are rarely run."""
+
+
+def _make_lock() -> None:
+    """Make it, and another in a forked child, where a thread that is not there may hold it."""
+    _LOCK[:] = [threading.Lock()]
+
+
+_make_lock()
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # there is no fork on Windows
+    os.register_at_fork(after_in_child=_make_lock)
 
 
 class Tail:
@@ -68,7 +80,7 @@ class Life:
     somebody outside who sets the stop flag of a ref, or abandons the aggregate, runs `end` in their
     thread, which appends to `stops` and then looks at `is_over`. The aggregate's thread sets
     `is_over` and then empties `stops`. So each stop is answered by one of the two. `_urn` is
-    written once, under `_urn_lock`.
+    written once, under `_LOCK`.
     """
 
     __slots__ = (
@@ -119,7 +131,7 @@ class Life:
     @property
     def urn(self) -> str:
         """What Pykka calls it. Made when somebody asks, which takes longer than to start one."""
-        with _urn_lock:
+        with _LOCK[0]:
             if self._urn is None:
                 self._urn = uuid.uuid4().urn
             return self._urn
@@ -289,10 +301,6 @@ class Life:
         """Stop all actors, because of a handler that raised SystemExit or its like."""
         pykka.ActorRegistry.stop_all()
 
-    def callers(self) -> BaseException | None:
-        """Return what the thread was handling before it came to run this, if anything."""
-        return None
-
     def note_interrupt(self, _error: BaseException) -> bool:
         """Tell whether this was meant for the thread, and not for the actor."""
         return False
@@ -340,7 +348,7 @@ class Life:
 
     def _note_stop(self, envelope: Mail) -> None:
         if self.stops is None:
-            with _urn_lock:
+            with _LOCK[0]:
                 if self.stops is None:
                     self.stops = deque()
         self.stops.append(envelope)
@@ -379,7 +387,7 @@ class Life:
     def _fail_start(self, error: BaseException) -> EndReason:
         self.note_interrupt(error)
         self.cause = error
-        self.tracebacks = _frames.tracebacks(error, self.callers())
+        self.tracebacks = _frames.tracebacks(error)
         self.stopped.set()
         log(logging.ERROR, "%s failed to start", self, error=error)
         return EndReason.START_FAILED
@@ -389,7 +397,7 @@ class Life:
         actor = self.actor
         assert actor is not None
         self.cause = error
-        self.tracebacks = _frames.tracebacks(error, self.callers())
+        self.tracebacks = _frames.tracebacks(error)
         self._die()
         log(logging.ERROR, "%s failed", self, error=error)
         self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))

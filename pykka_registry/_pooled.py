@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pykka
@@ -12,7 +13,7 @@ from pykka_registry._events import EndReason
 from pykka_registry._flag import StopFlag
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
-from pykka_registry._turns import Held, Turns, in_spare_thread
+from pykka_registry._turns import Turns, in_spare_thread, send_and_help
 from pykka_registry._waits import Runs, may_help, mine
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class PooledActor(pykka.Actor):
         super().__init__(*args, **kwargs)
         self._pykka_registry_turns = turns = _ActorTurns(self)
         self.actor_inbox = cast("ActorInbox", turns.inbox)
-        self.actor_stopped = cast("threading.Event", StopFlag(turns))
+        self.actor_stopped = cast("threading.Event", _Flag(turns))
         self._pykka_registry_ref = _PooledRef(self)
 
     @property
@@ -81,9 +82,14 @@ class PooledActor(pykka.Actor):
 
     def _start_actor_loop(self) -> None:
         turns = self._pykka_registry_turns
-        turns.inbox.nudge()
-        if turns.inbox.leave(turns):  # pragma: no branch  # it was nudged
+        depth = len(mine.running)
+        try:
+            turns.inbox.begin()
+            turns.inbox.take_back(turns)
             turns.wake()
+        except BaseException:
+            turns.recover(depth)
+            raise
 
 
 class _PooledRef(pykka.ActorRef[Any]):
@@ -104,10 +110,25 @@ class _PooledRef(pykka.ActorRef[Any]):
         except BaseException:
             turns.recover(depth)
             raise
-        with Held() as held:
-            future = cast("Future[Any]", super().ask(message, block=False))
-        held.help(future)
-        return future.get()
+        return send_and_help(self._send, message).get()
+
+    def _send(self, message: Any) -> Future[Any]:
+        return cast("Future[Any]", super().ask(message, block=False))
+
+
+class _Flag(StopFlag):
+    """A stop flag that, if it is set from outside, has the actor come to its end."""
+
+    __slots__ = ("_turns",)
+
+    def __init__(self, turns: _ActorTurns) -> None:
+        super().__init__()
+        self._turns = turns
+
+    def set(self) -> None:
+        """Set it, and have the actor see that."""
+        super().set()
+        self._turns.inbox.nudge()
 
 
 class _ActorTurns(Turns, Runs):
@@ -117,13 +138,17 @@ class _ActorTurns(Turns, Runs):
         self.inbox = Inbox(self)
         self.context: contextvars.Context | None = None
         self.interrupt: BaseException | None = None
-        self.handled: BaseException | None = None
+        self.broken: tuple[BaseException | None, Mail | None] | None = None
         self.is_helped = False
+        self.has_started = False
         self.runner: int | None = None
         self._actor: PooledActor | None = actor
         self._class = type(actor)
         self._urn = actor.actor_urn
-        self._has_started = False
+        self._is_listed = True
+        """Pykka's registry knows it."""
+        self._left: deque[Mail] = deque()
+        """What is to be refused at its end."""
         self._stops_all = False
 
     yields_to_timeouts = True
@@ -162,13 +187,9 @@ class _ActorTurns(Turns, Runs):
             and self.inbox.claim_idle()
         )
 
-    def end(self) -> None:
-        """See to it that it ends; right before its stop flag is set."""
-        self.inbox.nudge()
-
-    def has_died(self) -> bool:
-        """Tell whether it has begun to end, in a turn."""
-        return self._actor is None or self._actor.actor_stopped.is_set()
+    def has_ended(self) -> bool:
+        """Tell whether nothing is left to run, but for `finish`, which was cut short."""
+        return self._actor is None
 
     def receive(self, message: Any) -> Any:
         """Handle a message; within a turn."""
@@ -176,12 +197,9 @@ class _ActorTurns(Turns, Runs):
         return self._actor._handle_receive(message)
 
     def start_up(self) -> EndReason | None:
-        """Run `on_start`, in the first turn; the result is why the actor ends, if it does."""
+        """Run `on_start`; the result is why the actor ends, if it does."""
         actor = self._actor
         assert actor is not None
-        if self._has_started:
-            return None
-        self._has_started = True
         try:
             actor.on_start()
         except BaseException as error:  # noqa: BLE001  # what Pykka does not survive here
@@ -197,9 +215,13 @@ class _ActorTurns(Turns, Runs):
             if isinstance(envelope.reply_to, Future):
                 envelope.reply_to.begin()
             try:
-                answer(envelope, actor._handle_receive(envelope.message))
+                reply = actor._handle_receive(envelope.message)
             except BaseException as error:  # noqa: BLE001
                 self._handle_exception(error, envelope)
+            else:
+                if is_stop(envelope.message):
+                    self._is_listed = False
+                answer(envelope, reply)
         return EndReason.STOPPED if actor.actor_stopped.is_set() else None
 
     def _handle_exception(self, error: BaseException, envelope: Mail) -> None:
@@ -233,26 +255,31 @@ class _ActorTurns(Turns, Runs):
             _logger.debug("%r in %s. Stopping all actors.", error, actor)
             self._stops_all = True
             actor._handle_receive(messages._ActorStop())
+            self._is_listed = False
         return dead
 
     def crash(self, error: BaseException, envelope: Mail | None) -> None:
         """End it because its thread was interrupted outside of its code, with this in hand."""
-        self.interrupt = error
         if envelope is not None:
             fail(envelope, self._dead())
-        self._fail(error)
+        if self._actor is not None and not self._actor.actor_stopped.is_set():
+            self._fail(error)
 
     def finish(self, _reason: EndReason) -> None:
         """Refuse what is left, and let go of the actor."""
         actor = self._actor
-        if actor is not None and not actor.actor_stopped.is_set():
-            pykka.ActorRegistry.unregister(actor.actor_ref)
+        if actor is not None:
+            if self._is_listed:
+                pykka.ActorRegistry.unregister(actor.actor_ref)
             actor.actor_stopped.set()
-        for envelope in self.inbox.close(self._gone):
+        self._left += self.inbox.close(self._gone)
+        while self._left:
+            envelope = self._left[0]
             if is_stop(envelope.message):
                 answer(envelope, None)
             else:
                 fail(envelope, self._dead())
+            self._left.popleft()
         self._actor = self.context = None
         if self._stops_all:
             # Pykka does this before it refuses what is left. In a thread that nobody waits for: the
@@ -275,6 +302,7 @@ class _ActorTurns(Turns, Runs):
         assert actor is not None
         _logger.error("Unhandled exception in %s:", actor, exc_info=error)
         pykka.ActorRegistry.unregister(actor.actor_ref)
+        self._is_listed = False
         actor.actor_stopped.set()
 
     def _note_interrupt(self, error: BaseException) -> bool:

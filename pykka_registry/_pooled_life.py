@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
 from pykka_registry import _waits
-from pykka_registry._inbox import fail
+from pykka_registry._events import EndReason
+from pykka_registry._inbox import fail, is_stop
 from pykka_registry._life import Life, Tail
-from pykka_registry._turns import Turns, in_pool, in_spare_thread
+from pykka_registry._turns import Turns, are_threads_wanting, in_pool, in_spare_thread, rescue
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -19,12 +21,11 @@ if TYPE_CHECKING:
     from _thread import LockType
 
     from pykka_registry._entry import Incarnation
-    from pykka_registry._events import EndReason
     from pykka_registry._future import Future
     from pykka_registry._inbox import Mail
     from pykka_registry._pooled import PooledActor
 
-__all__ = ["PooledLife", "begin", "submit"]
+__all__ = ["PooledLife", "begin", "come_to_the_rescue", "submit"]
 
 _LOCKS: list[LockType] = []
 
@@ -46,15 +47,15 @@ class PooledLife(Life, Turns):
     `pykka.ActorRegistry.stop_all` ends it through its own registry.
     """
 
-    __slots__ = ("context", "handled", "has_started", "interrupt", "is_helped")
+    __slots__ = ("broken", "context", "has_started", "interrupt", "is_helped")
 
     def __init__(self, incarnation: Incarnation | None) -> None:
         super().__init__(incarnation)
         self.context: contextvars.Context | None = None
         self.interrupt: BaseException | None = None
-        self.handled: BaseException | None = None
         self.is_helped = False
         self.has_started = False
+        self.broken: tuple[BaseException | None, Mail | None] | None = None
 
     # Being run: by those who wait for it, too, as a life with a thread of its own is not.
 
@@ -80,26 +81,31 @@ class PooledLife(Life, Turns):
         return class_of(self.runs).helping
 
     def start_up(self) -> EndReason | None:
-        """Construct the actor and start it, in its first turn; the result is why it ends, if so."""
-        if self.has_started:
-            return None
-        self.has_started = True
+        """Construct the actor and start it; the result is why it ends, if it does."""
         return self.start()
 
     def crash(self, error: BaseException, envelope: Mail | None) -> None:
         """End it because its thread was interrupted outside of its code, with this in hand."""
-        self.interrupt = error
+        incarnation = self.incarnation
+        assert incarnation is not None
+        if self.cause is None:
+            self.cause = error
         if envelope is not None:
+            if envelope.reply_to is None and not is_stop(envelope.message):
+                incarnation.entry.table.bury(incarnation.entry.key, envelope.message, error)
             fail(envelope, self.undeliverable("was interrupted"))
         if self.actor is not None and not self.stopped.is_set():
             self.fail(error)
 
-    def has_died(self) -> bool:
-        """Tell whether it has begun to end, in a turn."""
-        return self.stopped.is_set()
+    def has_ended(self) -> bool:
+        """Tell whether nothing is left to run, but for `finish`, which was cut short."""
+        return self.is_over
 
     def finish(self, reason: EndReason) -> None:
         """Free the key, and let go of the actor."""
+        if reason is EndReason.STOPPED and self.cause is not None:
+            reason = EndReason.FAILED  # the turn in which it failed was cut short
+        self.stopped.set()
         super().finish(reason)
         self.context = None
 
@@ -143,10 +149,6 @@ class PooledLife(Life, Turns):
         """Stop all actors, in a thread that none of them waits for."""
         in_spare_thread(pykka.ActorRegistry.stop_all)
 
-    def callers(self) -> BaseException | None:
-        """Return what the thread that helps is handling."""
-        return self.handled
-
     def note_interrupt(self, error: BaseException) -> bool:
         """Tell whether this is a Ctrl-C that has landed in a thread that helps."""
         if self.is_helped and isinstance(error, KeyboardInterrupt):
@@ -176,12 +178,32 @@ def begin(incarnation: Incarnation, until: Future[Any] | None = None) -> bool:
             return False
         life.turn(until)
     except BaseException:
-        if incarnation.life is life:
+        if incarnation.life is life and incarnation.begun:
             life.recover(depth)
         raise
     return True
 
 
 def submit(incarnation: Incarnation) -> None:
-    """Have the pool take the first turn of an incarnation."""
-    in_pool(executor_of(incarnation), begin, incarnation)
+    """Have the pool take the first turn of an incarnation, unless it was told already."""
+    if incarnation.submitted:
+        return
+    try:
+        incarnation.submitted = True
+        in_pool(executor_of(incarnation), _begin_in_pool, incarnation)
+    except BaseException:
+        incarnation.submitted = False
+        raise
+
+
+def _begin_in_pool(incarnation: Incarnation) -> None:
+    incarnation.submitted = False
+    begin(incarnation)
+
+
+def come_to_the_rescue(incarnation: Incarnation) -> None:
+    """Have an incarnation begun for a thread that waits; see `Turns.rescue`."""
+    if _waits.runs_here():
+        rescue(partial(begin, incarnation))
+    elif are_threads_wanting():
+        begin(incarnation)

@@ -25,7 +25,7 @@ from pykka_registry._inbox import Letter, stop_letter
 from pykka_registry._log import name
 from pykka_registry._proxy import AggregateProxy
 from pykka_registry._table import Table
-from pykka_registry._turns import Held
+from pykka_registry._turns import send_and_help
 from pykka_registry._waits import mine
 
 if TYPE_CHECKING:
@@ -218,10 +218,7 @@ class AggregateRef(Generic[A]):
             except BaseException:
                 life.recover(depth)
                 raise
-        with Held() as held:
-            future = self._ask(message)
-        held.help(future)
-        return future.get()
+        return send_and_help(self._ask, message).get()
 
     def _ask(self, message: Any, future: Future[Any] | None = None) -> Future[Any]:
         if future is None:
@@ -276,7 +273,7 @@ class AggregateRef(Generic[A]):
 
         """
         check_timeout(timeout)
-        with Held() as held:
-            future = self._table.stop(self._key, stop_letter(Future()))
-        held.help(future if block and timeout is None else None)
+        letter = stop_letter(Future())
+        helps = block and timeout is None
+        future = send_and_help(self._table.stop, self._key, letter, helps=helps)
         return cast("bool", future.get(timeout=timeout)) if block else future

@@ -26,6 +26,7 @@ from pykka_registry._log import count, log, name
 from pykka_registry._policy import Policies, Policy
 from pykka_registry._registry_ref import Drain, RegistryRef
 from pykka_registry._table import Table
+from pykka_registry._turns import remember
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -386,6 +387,7 @@ class AggregateRegistry(pykka.ThreadingActor):
 
     def _tick(self) -> None:
         try:
+            remember()
             self._table.tick()
             self._table.sweep()
         except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__

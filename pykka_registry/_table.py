@@ -59,7 +59,7 @@ from pykka_registry._rows import (
     undeliverable,
 )
 from pykka_registry._supervision import Record
-from pykka_registry._turns import Held
+from pykka_registry._turns import send_and_help
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -173,12 +173,7 @@ class Table(Rows):
 
         """
         try:
-            if timeout is None:
-                with Held() as held:
-                    self.start(request)
-                held.help(request.future)
-            else:
-                self.start(request)
+            send_and_help(self._request, request, helps=timeout is None)
             ref: Ref = request.future.get(timeout=timeout)
         except BaseException as error:
             crowd = self._change(partial(self._withdraw, request, timeout))
@@ -193,6 +188,10 @@ class Table(Rows):
         finally:
             del request  # it holds the exception, whose traceback holds this frame
         return ref
+
+    def _request(self, request: StartRequest) -> Future[Ref]:
+        self.start(request)
+        return request.future
 
     # Letters.
 
@@ -332,12 +331,13 @@ class Table(Rows):
     def _begin_life(self, incarnation: Incarnation, life: Life, after: After) -> bool:
         if incarnation.begun:
             return False
-        incarnation.begun = True
         if self._is_due(incarnation):
-            incarnation.life = life
             self.admission.moved_at = time.monotonic()
             incarnation.due_by = time.monotonic() + self.policy.start_timeout
+            incarnation.life = life
+            incarnation.begun = True  # last: what has not begun is launched again
             return True
+        incarnation.begun = True
         self._never_mind(incarnation, after)
         return False
 
@@ -463,6 +463,14 @@ class Table(Rows):
         else:
             self._report(entry, letters, DeadLetterReason.ABANDONED, abandoned(entry), after)
         return asked
+
+    def bury(self, key: Hashable, message: Any, cause: BaseException) -> None:
+        """Report a message that was in hand when the turn was broken off."""
+
+        def decide(after: After) -> None:
+            self.dead_letters.add(key, [message], DeadLetterReason.ENDED, cause, after.do)
+
+        self._change(decide)
 
     def _stopping(self, incarnation: Incarnation) -> None:
         entry = incarnation.entry
@@ -932,14 +940,15 @@ class Table(Rows):
         self._lock = threading.Lock()
         self.refusal = FORKED
         self._is_torn = False
-        refs = [*self.active.values(), self.registry_ref]
+        incarnations = [entry.incarnation for entry in self._all_entries()]
+        lives = [incarnation.life for incarnation in incarnations if incarnation is not None]
+        inboxes = [life.inbox for life in lives if life is not None]
         self.active = cast("dict[Hashable, IncarnationRef]", Forked())
         if self.registry_ref is not None:
             self.registry_ref._active = self.active  # type: ignore[attr-defined]  # a RegistryRef
-        for ref in refs:
-            if ref is not None:
-                inbox = cast("Inbox", ref.actor_inbox)
-                inbox.close_after_fork(lambda: pykka.ActorDeadError(FORKED))
+            inboxes.append(cast("Inbox", self.registry_ref.actor_inbox))
+        for inbox in inboxes:
+            inbox.close_after_fork(lambda: pykka.ActorDeadError(FORKED))
 
     # What follows must not have the lock.
 

@@ -15,15 +15,18 @@ and nobody has begun the turn for a while, a spare thread does.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import contextvars
+import logging
 import os
-import sys
 import threading
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pykka_registry import _waits
 from pykka_registry._events import EndReason
-from pykka_registry._inbox import NOTHING
+from pykka_registry._inbox import NOTHING, Wakeable, forgotten
+from pykka_registry._log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +34,22 @@ if TYPE_CHECKING:
     from pykka_registry._future import Future
     from pykka_registry._inbox import Inbox, Mail, Nothing
 
-__all__ = ["WIDTH", "Due", "Held", "Turns", "in_pool", "in_spare_thread"]
+__all__ = [
+    "WIDTH",
+    "Due",
+    "Turns",
+    "are_threads_wanting",
+    "in_pool",
+    "in_spare_thread",
+    "remember",
+    "rescue",
+    "send_and_help",
+]
+
+T = TypeVar("T")
+
+SPARE = "pykka-registry-spare"
+"""The name of a thread for what no executor does in time."""
 
 WIDTH = 32
 """How many threads the shared pool has at most."""
@@ -41,29 +59,112 @@ BATCH = 64
 
 
 class _Shared:
-    """The shared pool: made when it is first wanted, and once more in a forked child."""
+    """The shared pool: made when it is first wanted, and once more in a forked child.
+
+    `_executor` is written under `_lock` only, and may be read without it.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.executor: concurrent.futures.Executor | None = None
+        self._lock = threading.Lock()
+        self._executor: concurrent.futures.Executor | None = None
 
     def get(self) -> concurrent.futures.Executor:
-        if self.executor is None:
-            with self.lock:
-                if self.executor is None:
-                    self.executor = concurrent.futures.ThreadPoolExecutor(
+        if self._executor is None:
+            with self._lock:
+                if self._executor is None:
+                    self._executor = concurrent.futures.ThreadPoolExecutor(
                         WIDTH, thread_name_prefix="pykka-registry-pool"
                     )
-        return self.executor
+        return self._executor
 
-    def forget(self) -> None:
-        self.__init__()  # type: ignore[misc]  # as new
+
+class _Spares:
+    """Threads for what an executor does not take: a few, which end when there is nothing left.
+
+    All is touched under `_lock`. While a thread lives it comes to all that there is to do; so there
+    is something left only if no thread is to be had.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._todo: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._threads: set[threading.Thread] = set()
+
+    def do(self, function: Callable[..., object], *args: Any) -> None:
+        """Have it run.
+
+        Raises:
+            RuntimeError: If there is no thread to run it; it will not be run then.
+
+        """
+        task = function, args
+        with self._lock:
+            self._todo.append(task)
+        try:
+            self._start()
+        except RuntimeError:
+            with self._lock:
+                if self._threads:
+                    return
+                self._todo = deque(one for one in self._todo if one is not task)
+            raise
+
+    def do_some_time(self, function: Callable[..., object], *args: Any) -> None:
+        """Have it run as soon as there is a thread: `remember` sees to that."""
+        with self._lock:
+            self._todo.append((function, args))
+        with contextlib.suppress(RuntimeError):
+            self._start()
+
+    def go_on(self) -> None:
+        """See whether there is a thread to be had by now."""
+        if self._todo:
+            with contextlib.suppress(RuntimeError):
+                self._start()
+
+    def are_none(self) -> bool:
+        """Tell whether something waits for a thread, and none is to be had."""
+        return bool(self._todo) and not self._threads
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=SPARE)
+        try:
+            with self._lock:
+                if len(self._threads) >= WIDTH:
+                    return
+                self._threads.add(thread)
+            thread.start()
+        except BaseException:
+            with self._lock:
+                self._threads.discard(thread)
+            raise
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._todo:
+                    self._threads.discard(threading.current_thread())
+                    return
+                function, args = self._todo.popleft()
+            try:
+                function(*args)
+            except BaseException as error:  # noqa: BLE001  # others wait for this thread
+                log(logging.ERROR, "%r failed in a spare thread", function, error=error)
 
 
 _shared = _Shared()
+_spares = _Spares()
+
+
+def _forget() -> None:
+    """Begin anew in a forked child, where no thread of these exists."""
+    _shared.__init__()  # type: ignore[misc]  # as new
+    _spares.__init__()  # type: ignore[misc]  # the same
+    forgotten.clear()
+
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch  # there is no fork on Windows
-    os.register_at_fork(after_in_child=_shared.forget)
+    os.register_at_fork(after_in_child=_forget)
 
 
 def in_pool(
@@ -72,6 +173,10 @@ def in_pool(
     """Have it run by the executor, or by the shared pool if that is `None`.
 
     If it was or will be shut down, or has no thread to give, a spare thread does it.
+
+    Raises:
+        RuntimeError: If there is no thread at all to be had.
+
     """
     try:
         if executor is None:
@@ -79,25 +184,50 @@ def in_pool(
             return
         task = executor.submit(function, *args)
     except RuntimeError:
-        in_spare_thread(function, *args)
+        _spares.do(function, *args)
         return
 
     def look_whether_it_was_cancelled(task: concurrent.futures.Future[object]) -> None:
         if task.cancelled():
-            in_spare_thread(function, *args)
+            _spares.do_some_time(function, *args)
 
     task.add_done_callback(look_whether_it_was_cancelled)
 
 
 def in_spare_thread(function: Callable[..., object], *args: Any) -> None:
-    """Have it run by a thread of its own, or here if none is to be had."""
+    """Have it run by a thread of its own, or by another once one is to be had."""
     try:
-        threading.Thread(target=function, args=args, name="pykka-registry-spare").start()
+        threading.Thread(target=function, args=args, name=SPARE).start()
     except RuntimeError:
-        function(*args)
+        _spares.do_some_time(function, *args)
 
 
-class Due(Protocol):
+def rescue(function: Callable[[], object]) -> None:
+    """Have something run that the calling thread waits for, in which it runs an actor itself.
+
+    The threads of the pool may all be waiting like this one. If there is no other thread to be had
+    it is run here: nobody else ever would.
+    """
+    try:
+        threading.Thread(target=function, name=SPARE).start()
+    except RuntimeError:
+        function()
+
+
+def are_threads_wanting() -> bool:
+    """Tell whether something waits for a thread, and none is to be had."""
+    return _spares.are_none()
+
+
+def remember() -> None:
+    """See that those are run who may have been forgotten, and what had no thread; now and then."""
+    _spares.go_on()
+    for one in list(forgotten):
+        forgotten.pop(one, None)
+        one.wake_if_due()
+
+
+class Due(Wakeable, Protocol):
     """Something that is to be run soon, by a thread that waits for it or by a pool."""
 
     def help(self, until: Future[Any], /) -> bool:
@@ -113,38 +243,42 @@ class Due(Protocol):
         ...
 
 
-class Held:
-    """Keeps what the calling thread makes due, for as long as it has not said what it waits for.
+def send_and_help(send: Callable[..., Future[T]], /, *args: Any, helps: bool = True) -> Future[T]:
+    """Send something whose outcome the calling thread is about to wait for; help, if that may be.
 
-    It is used for a few lines that run no user code.
+    What is made due meanwhile is kept back from the pool for these few lines, which run no user
+    code. What brings the outcome about is run here. Others, such as one that is to make room, are
+    no business of ours: the pool gets them.
     """
-
-    __slots__ = ("_before", "_due")
-
-    def __enter__(self) -> Self:
-        self._due: list[Due] = []
-        self._before, _waits.mine.held = _waits.mine.held, self._due
-        return self
-
-    def __exit__(self, exc_type: object, *_exc_info: object) -> None:
-        _waits.mine.held = self._before
-        if exc_type is not None:
-            self.help(None)
-
-    def help(self, until: Future[Any] | None) -> None:
-        """Run what brings this result about, if that may be; the pool gets what is left."""
-        target = None if until is None else until.target
-        mine: Due | None = None
-        while self._due:
-            due = self._due[-1]
-            # Others that were made due, such as one that is to make room, are no business of ours.
-            if mine is None and target is not None and due.is_part_of(target):
-                mine = due
+    mine = _waits.mine
+    before, due = mine.held, list[Due]()
+    try:
+        mine.held = due
+        future = send(*args)
+        mine.held = before
+        target = future.target if helps else None
+        ours: Due | None = None
+        while due:
+            one = due[-1]
+            if ours is None and target is not None and one.is_part_of(target):
+                ours = one
             else:
-                due.submit()
-            self._due.pop()
-        if mine is not None and until is not None and not mine.help(until):
-            mine.submit()
+                one.submit()
+            due.pop()
+        if ours is not None:
+            due.append(ours)
+            if ours.help(future):
+                due.clear()
+            else:
+                ours.submit()
+    except BaseException:
+        mine.held = before
+        for one in due:
+            forgotten[one] = None
+        for one in due:
+            one.wake_if_due()
+        raise
+    return future
 
 
 class Turns:
@@ -163,8 +297,11 @@ class Turns:
     """What has interrupted a thread that helped; it is raised there when the turn is over."""
     is_helped: bool
     """Whether the present turn is run by a thread that waits for it."""
-    handled: BaseException | None
-    """What that thread is handling: it is none of the actor's business."""
+    has_started: bool
+    """Its first turn has begun."""
+    broken: tuple[BaseException | None, Mail | None] | None
+    """That its last turn was cut short: by what, if that was in the actor's hands, and the message
+    that it had in hand then."""
 
     @property
     def runs(self) -> _waits.Runs:
@@ -182,7 +319,7 @@ class Turns:
         raise NotImplementedError
 
     def start_up(self) -> EndReason | None:
-        """Do what comes before the first message, if that has not been done; why it ends, if so."""
+        """Do what comes before the first message; why it ends, if so."""
         raise NotImplementedError
 
     def step(self, envelope: Mail | None) -> EndReason | None:
@@ -190,7 +327,10 @@ class Turns:
         raise NotImplementedError
 
     def crash(self, error: BaseException, envelope: Mail | None) -> None:
-        """End it because its thread was interrupted outside of its code, with this in hand."""
+        """End it because its thread was interrupted outside of its code, with this in hand.
+
+        It may be done once more, if it was cut short itself.
+        """
         raise NotImplementedError
 
     def note_answer(self, error: Exception) -> None:
@@ -201,12 +341,15 @@ class Turns:
         """End it because a handler raised SystemExit or its like; returns what its asker gets."""
         raise NotImplementedError
 
-    def has_died(self) -> bool:
-        """Tell whether it has begun to end, in a turn."""
+    def has_ended(self) -> bool:
+        """Tell whether nothing is left to run, but for `finish`, which was cut short."""
         raise NotImplementedError
 
     def finish(self, reason: EndReason) -> None:
-        """Do what comes after its last turn; nobody runs it any more."""
+        """Do what comes after its last turn; nobody runs it any more.
+
+        It may be done once more, if it was cut short itself.
+        """
         raise NotImplementedError
 
     # Who calls what follows has not claimed it.
@@ -219,9 +362,21 @@ class Turns:
         else:
             held.append(self)
 
+    def wake_if_due(self) -> None:
+        """Hand it to the pool if it is due and nobody was told."""
+        if self.inbox.is_forgotten():
+            self.submit()
+
     def submit(self) -> None:
-        """Hand it to the pool."""
-        in_pool(self.executor, self.run)
+        """Hand it to the pool, unless it is there already."""
+        try:
+            if self.inbox.submit():
+                in_pool(self.executor, self.run)
+        except BaseException as error:
+            forgotten[self] = None
+            self.inbox.arrive()
+            if not isinstance(error, RuntimeError) or isinstance(error, RecursionError):
+                raise
 
     def is_part_of(self, target: object) -> bool:
         """Tell whether who waits for the target waits for this."""
@@ -229,14 +384,16 @@ class Turns:
 
     def run(self) -> None:
         """Take a turn, unless another thread has; in the pool."""
-        if self.inbox.claim_due():
-            self.turn(None)
+        self.inbox.arrive()
+        self.take_turn()
+        if forgotten:
+            remember()
 
-    def help(self, until: Future[Any]) -> bool:
-        """Take a turn until there is a result, if it is due and that may be; tells whether so."""
+    def take_turn(self, until: Future[Any] | None = None) -> bool:
+        """Take a turn, if it is due; tells whether it was."""
         depth = len(_waits.mine.running)
         try:
-            if not (self.helping and _waits.may_help() and self.inbox.claim_due()):
+            if not self.inbox.claim_due():
                 return False
             self.turn(until)
         except BaseException:
@@ -244,26 +401,42 @@ class Turns:
             raise
         return True
 
+    def help(self, until: Future[Any]) -> bool:
+        """Take a turn until there is a result, if it is due and that may be; tells whether so."""
+        return self.helping and _waits.may_help() and self.take_turn(until)
+
     def recover(self, depth: int) -> None:
-        """Give up a claim that an interrupt, or the end of the stack, has left behind.
+        """Let others take a turn that an interrupt, or the end of the stack, has cut short.
+
+        What it was about to do when it was over, the next turn does.
 
         Args:
             depth: How many actors the thread was running before it claimed this one.
 
         """
+        forgotten[self] = None
         running = _waits.mine.running
         del running[depth:]
         runs = self.runs
-        if self.inbox.is_claimed_here() and runs not in running:
-            runs.runner = None
-            self.give_up(EndReason.FAILED if self.has_died() else None)
+        if runs not in running and self.inbox.is_claimed_here():
+            runs.runner = self.interrupt = None
+            self.broken = self.broken or (None, None)
+            self.inbox.take_back(self)
+        self.wake_if_due()
+        forgotten.pop(self, None)
 
     def rescue(self) -> None:
-        """Have a spare thread take the turn that it is due."""
-        if self.inbox.claim_due():
-            in_spare_thread(self.turn, None)
+        """Have it run for a thread that waits, and may be all that keeps it from being run."""
+        if not self.inbox.is_due():
+            return
+        if _waits.runs_here():
+            rescue(self.take_turn)
+        else:
+            self.wake_if_due()
+            if are_threads_wanting():
+                self.take_turn()
 
-    # Who calls what follows has claimed it.
+    # Who calls what follows has claimed it, and recovers it after an exception.
 
     def turn(self, until: Future[Any] | None) -> None:
         """Handle what there is, up to a bounded number of messages or until there is a result.
@@ -273,21 +446,29 @@ class Turns:
 
         """
         self.is_helped = until is not None
-        self.handled = sys.exception() if self.is_helped else None
         mine = _waits.mine
         context = self._enter_context(mine)
         runs = self.runs
         runs.runner = threading.get_ident()
         mine.running.append(runs)
-        reason: EndReason | None = EndReason.FAILED  # an exception has crashed it
         try:
             reason = context.run(self._work, until)
-        finally:
-            # Before it is given up: the next who claims it writes the same.
-            mine.running.pop()
-            runs.runner = None
-            self._leave_context(context, mine)
-            self.give_up(reason)
+        except RecursionError:
+            raise  # what is left to do is done where there is more room
+        except BaseException:
+            if self.broken is not None and self.broken[0] is not None:
+                self._end_turn(context, mine, EndReason.FAILED)
+            raise
+        self._end_turn(context, mine, reason)
+
+    def _end_turn(
+        self, context: contextvars.Context, mine: _waits.Mine, reason: EndReason | None
+    ) -> None:
+        # Before it is given up: the next who claims it writes the same.
+        mine.running.pop()
+        self.runs.runner = None
+        self._leave_context(context, mine)
+        self.give_up(reason)
 
     def _enter_context(self, mine: _waits.Mine) -> contextvars.Context:
         context = self.context or mine.spare_context or contextvars.Context()
@@ -308,7 +489,6 @@ class Turns:
         Returns its answer, or raises its exception.
         """
         self.is_helped = True
-        self.handled = sys.exception()
         mine = _waits.mine
         context = self._enter_context(mine)
         runs = self.runs
@@ -331,10 +511,10 @@ class Turns:
 
     def give_up(self, reason: EndReason | None) -> None:
         """Let others have it: it is parked, or due, or at its end."""
-        self.handled = None
         if reason is not None:
-            interrupt = self.interrupt
             self.finish(reason)
+            interrupt, self.broken = self.interrupt, None
+            self.inbox.let_go()
             if interrupt is not None:
                 raise interrupt
         elif self.inbox.leave(self):
@@ -344,9 +524,19 @@ class Turns:
         envelope: Mail | Nothing | None = None
         take, step = self.inbox.take, self.step
         try:
-            reason = self.start_up()
-            if reason is not None:
-                return reason
+            if self.broken is not None:
+                error, envelope = self.broken
+                if error is not None:
+                    self.crash(error, envelope)
+                    return EndReason.FAILED
+                self.broken = None
+                if self.has_ended():
+                    return EndReason.STOPPED
+            if not self.has_started:
+                self.has_started = True
+                reason = self.start_up()
+                if reason is not None:
+                    return reason
             for _ in range(BATCH):
                 if until is not None and until.done():
                     break
@@ -358,6 +548,9 @@ class Turns:
                     return reason
                 envelope = None
         except BaseException as error:
-            self.crash(error, None if envelope is NOTHING else envelope)
+            in_hand = None if envelope is NOTHING else envelope
+            self.broken = error, in_hand
+            if not isinstance(error, RecursionError):
+                self.crash(error, in_hand)
             raise
         return None

@@ -15,7 +15,7 @@ them wait, directly or not, for something hopeless. That is refused with `Overlo
 
 Who may touch what:
 
-* `_blocked` is read and written only under `_lock`. Publishing an edge and looking for a cycle is
+* `_blocked` and `_awaits` are read and written only under `_lock`. Publishing an edge and looking for a cycle is
   one step under it, so of two waits that would close a cycle together exactly one is refused, and
   no cycle is reported that is not there: as long as the lock is held nobody else can begin to wait,
   so a thread that was found blocked on a thread that was found blocked stays so.
@@ -49,6 +49,7 @@ __all__ = [
     "Runs",
     "Wait",
     "Waited",
+    "awaiting",
     "blocked_on",
     "forget_after_fork",
     "may_go_deeper",
@@ -182,6 +183,9 @@ class Mine(threading.local):
 mine = Mine()
 _lock = threading.Lock()
 _blocked: dict[int, _Blocked] = {}
+_awaits: dict[int, list[_Blocked]] = {}
+"""What a thread that runs an actor awaits in an event loop. All of it counts as needed: the handler
+that runs the loop most likely goes on only with that."""
 
 
 @contextlib.contextmanager
@@ -209,9 +213,15 @@ def may_go_deeper() -> bool:
 def may_help() -> bool:
     """Tell whether the calling thread may run an actor while it waits for it.
 
-    An event loop must not be held up, and while the interpreter ends nothing is begun.
+    An event loop must not be held up, and while the interpreter ends nothing is begun. While the
+    thread is handling an exception, the actor would see that.
     """
-    return len(mine.running) < DEPTH and _get_running_loop() is None and not sys.is_finalizing()
+    return (
+        len(mine.running) < DEPTH
+        and _get_running_loop() is None
+        and sys.exception() is None
+        and not sys.is_finalizing()
+    )
 
 
 def this_thread() -> object:
@@ -253,6 +263,35 @@ def blocked_on(wait: Wait) -> Generator[None]:
             _blocked.pop(me, None)
 
 
+@contextlib.contextmanager
+def awaiting(wait: Wait) -> Generator[None]:
+    """Publish that the calling thread awaits `wait` in an event loop, which goes on meanwhile.
+
+    Raises:
+        WaitCycle: if that could never end; the body has not run then.
+
+    """
+    if not mine.running or wait.target is None:
+        yield
+        return
+    wait.target.urge(wait)
+    me = threading.get_ident()
+    blocked = _Blocked(wait, tuple(mine.running))
+    try:
+        with _lock:
+            cycle, _ = _cycle(wait, me)
+            if cycle is None:
+                _awaits.setdefault(me, []).append(blocked)
+        if cycle is not None:
+            raise WaitCycle(cycle)
+        yield
+    finally:
+        with _lock:
+            awaits = [other for other in _awaits.pop(me, ()) if other is not blocked]
+            if awaits:
+                _awaits[me] = awaits
+
+
 def _cycle(wait: Wait, me: int) -> tuple[list[Hashable] | None, list[Waited]]:
     """Look where the waits lead from `wait`. Needs the lock.
 
@@ -276,9 +315,10 @@ def _cycle(wait: Wait, me: int) -> tuple[list[Hashable] | None, list[Waited]]:
                 return way.upwards(mine.running).keys(), places
             if runner not in seen:
                 seen.add(runner)
+                waits = [*_awaits.get(runner, ())]
                 if runner in _blocked:
-                    blocked = _blocked[runner]
-                    todo.append((blocked.wait, way.upwards(blocked.running)))
+                    waits.append(_blocked[runner])
+                todo += [(blocked.wait, way.upwards(blocked.running)) for blocked in waits]
     return None, places
 
 
@@ -345,3 +385,4 @@ def forget_after_fork() -> None:
     global _lock  # noqa: PLW0603  # the old lock may be held by a thread that does not exist here
     _lock = threading.Lock()
     _blocked.clear()
+    _awaits.clear()
