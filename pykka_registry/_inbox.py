@@ -452,9 +452,13 @@ class Inbox:
             wake()
 
     def close_after_fork(self, error: Callable[[], pykka.ActorDeadError]) -> None:
-        """Close in a forked child, where the lock may be held by a thread that does not exist."""
+        """Close in a forked child, where the lock may be held by a thread that does not exist.
+
+        The reader is not woken: it does not exist either, or must not run.
+        """
         self._lock = threading.Lock()
         self._parked = None
+        self._turn = _NOBODY
         self.close(error)
 
     # What follows needs the lock.
