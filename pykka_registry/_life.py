@@ -262,18 +262,22 @@ class Life:
         assert incarnation is not None
         leaving = None if self.stops_all else self.leaving()
         try:
-            self.stopped.set()
-        finally:
             try:
-                incarnation.entry.table.ended(incarnation, reason, self.cause, leaving)
-            finally:  # whatever a key may raise, nobody waits for ever
-                self.is_over = True
-                self.answer_stops()
-                self.actor = None
-                self._forget_cause()
-        if isinstance(leaving, Tail):
-            incarnation.entry.table.has_left(leaving)
-            leaving.over()
+                self.stopped.set()
+            finally:
+                try:
+                    incarnation.entry.table.ended(incarnation, reason, self.cause, leaving)
+                finally:  # whatever a key may raise, nobody waits for ever
+                    self.is_over = True
+                    self.answer_stops()
+                    self.actor = None
+                    self._forget_cause()
+        finally:
+            if isinstance(leaving, Tail):
+                try:
+                    incarnation.entry.table.has_left(leaving)
+                finally:
+                    leaving.over()
         if self.stops_all:
             # Pykka does this before the teardown. Here it comes last: it waits for every other
             # actor, and some of them may be waiting for this one.

@@ -59,6 +59,10 @@ def _forget_strangers(table: Table) -> None:
 def _mend_entry(table: Table, entry: Entry) -> None:
     """Finish what an entry has only half of."""
     incarnation = entry.incarnation
+    if incarnation is not None and incarnation.begun and incarnation.life is None:  # it has ended
+        entry.incarnation = incarnation = None
+        if entry.state is State.QUARANTINED:
+            entry.state = State.ABSENT
     if entry.state is State.ABSENT:
         entry.alarm = None
         table._delete(entry)

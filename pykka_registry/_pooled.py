@@ -32,6 +32,9 @@ _logger = logging.getLogger("pykka")
 """Pykka's own: a pooled actor logs what any other does."""
 
 
+_RUNTIME = frozenset({"_create_actor_inbox", "_create_future", "_start_actor_loop"})
+
+
 class PooledActor(pykka.Actor):
     """A Pykka actor that takes turns on a pool of threads, and occupies none while it is idle.
 
@@ -42,10 +45,14 @@ class PooledActor(pykka.Actor):
     nobody runs just now, runs it itself. The actor's code then sees that thread's thread-locals,
     and holds the re-entrant locks that the thread holds; context variables are the actor's own. A
     Ctrl-C that lands in the actor's code is raised to the thread that waits; the actor ends as
-    failed, and nothing else stops. A thread that runs an asyncio event loop never helps, nor does
-    anybody help a class that says `helping = False`.
+    failed, and nothing else stops. A thread that runs an asyncio event loop never helps, nor one
+    that is handling an exception, nor does anybody help a class that says `helping = False`.
 
-    Handlers that block occupy a thread of the pool each. If all are occupied others wait.
+    Handlers that block occupy a thread of the pool each. If all are occupied others wait; but what
+    a handler waits for is run by a spare thread, whatever the executor, if nobody else begins it.
+
+    An actor that is idle does not keep the process alive, as a thread of its own would: when the
+    main thread ends, and nothing is left to run, the process ends without a call of `on_stop`.
     """
 
     executor: ClassVar[concurrent.futures.Executor | None] = None
@@ -54,6 +61,20 @@ class PooledActor(pykka.Actor):
 
     helping: ClassVar[bool] = True
     """Whether a thread that waits for this actor may run it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class with parts of another runtime, which nobody would ever look at."""
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "_pykka_registry_launch"):  # an aggregate: see `check_bases`
+            return
+        for base in cls.__mro__[: cls.__mro__.index(PooledActor)]:
+            own = _RUNTIME & vars(base).keys()
+            if own:
+                msg = (
+                    f"{base.__name__} defines {', '.join(sorted(own))}, which a PooledActor has "
+                    "for itself: it works with its own inbox and futures only"
+                )
+                raise TypeError(msg)
 
     @staticmethod
     def _create_actor_inbox() -> ActorInbox:

@@ -31,7 +31,7 @@ _LOCKS: list[LockType] = []
 
 
 def _make_locks() -> None:
-    """Make the locks, and others in a forked child, where a thread that is not there may hold one."""
+    """Make the locks, and others in a forked child, where a lost thread may hold one."""
     _LOCKS[:] = [threading.Lock() for _ in range(64)]
 
 

@@ -512,14 +512,17 @@ class Table(Rows):
         if incarnation.life is None:  # an interrupt has come right after this
             return
         stopped = bool(incarnation.life.stops)
-        incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)
+        # A life holds its incarnation in turn. What has begun and has no life has ended: an
+        # interrupt before that has all this done once more, and what comes after it is mended.
         if entry.state is State.QUARANTINED:  # its end was published when it was abandoned
+            incarnation.life = None
             self._remove(entry)
         else:
             if reason is EndReason.STOPPED and self.refusal is not None:
                 reason = EndReason.DRAINED
             self._end(incarnation, reason, cause)
+            incarnation.life = None
             if entry.state is State.STARTING:
                 self._fail_start(entry, cause, after)
             elif self.refusal is not None:

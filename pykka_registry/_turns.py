@@ -520,7 +520,7 @@ class Turns:
         elif self.inbox.leave(self):
             self.wake()
 
-    def _work(self, until: Future[Any] | None) -> EndReason | None:
+    def _work(self, until: Future[Any] | None) -> EndReason | None:  # noqa: C901  # a call costs time
         envelope: Mail | Nothing | None = None
         take, step = self.inbox.take, self.step
         try:

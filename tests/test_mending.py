@@ -5,10 +5,12 @@ Each call is made again and again, and interrupted one line later each time.
 
 from __future__ import annotations
 
+import concurrent.futures
 import linecache
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,16 @@ import pykka
 import pytest
 
 import pykka_registry
-from pykka_registry import AggregateRegistry, RegistryError, _mending, _table
+from pykka_registry import (
+    AggregateMixin,
+    AggregateRegistry,
+    PooledActor,
+    RegistryError,
+    Undeliverable,
+    _mending,
+    _table,
+    _waits,
+)
 from pykka_registry._entry import State
 from pykka_registry._inbox import is_stop
 from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, poll, start_thread
@@ -289,3 +300,173 @@ def test_whatever_fails_in_the_registrys_thread_nobody_waits_for_ever(
     assert not registry.is_alive()
     assert "trouble" in caplog.text
     poll(lambda: not registry.stats().live)
+
+
+# Turns, which a thread that waits takes itself.
+
+
+class Noting(AggregateMixin, PooledActor):
+    """Counts, and notes what it is told, in a list that outlives it."""
+
+    def __init__(self, noted: list[int]) -> None:
+        super().__init__()
+        self._noted = noted
+
+    def add(self) -> int:
+        return 1
+
+    def note(self, number: int) -> None:
+        self._noted.append(number)
+
+
+def pooled_active(registry: RegistryRef[Noting]) -> None:
+    registry.get_or_start("k")
+    registry.ref("k").call(Noting.add)
+
+
+def pooled_told(registry: RegistryRef[Noting]) -> None:
+    pooled_active(registry)
+    for number in range(3):
+        registry.ref("k").proxy().note.defer(number)
+
+
+def pooled_nothing(_registry: RegistryRef[Noting]) -> None: ...
+
+
+TURNS: dict[
+    str,
+    tuple[Callable[[RegistryRef[Noting]], None], Callable[[RegistryRef[Noting]], object]],
+] = {
+    "start": (pooled_nothing, lambda r: r.get_or_start("k")),
+    "call that starts": (pooled_nothing, lambda r: r.ref("k").call(Noting.add)),
+    "call": (pooled_active, lambda r: r.ref("k").call(Noting.add)),
+    "ask": (pooled_active, lambda r: r.ref("k").ask(ADD)),
+    "ask of the ref": (pooled_active, lambda r: r["k"].ask(ADD)),
+    "tell": (pooled_active, lambda r: r.ref("k").tell(ADD)),
+    "stop": (pooled_active, lambda r: r.ref("k").stop()),
+    "stop by the flag": (pooled_active, lambda r: r["k"].actor_stopped.set()),
+    "call behind others": (pooled_told, lambda r: r.ref("k").call(Noting.add)),
+    "stop behind others": (pooled_told, lambda r: r.ref("k").stop()),
+}
+
+
+class Aside(concurrent.futures.Executor):
+    """Keeps what it is given, and runs it once it is open."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+        self._is_open = False
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        with self._lock:
+            if not self._is_open:
+                self._tasks.append(partial(fn, *args, **kwargs))
+                return concurrent.futures.Future()
+        start_thread(partial(fn, *args, **kwargs))
+        return concurrent.futures.Future()
+
+    def open(self) -> None:
+        with self._lock:
+            self._is_open = True
+        for task in self._tasks:
+            start_thread(task)
+
+
+def left_of(mine: Any) -> tuple[list[Any], Any]:
+    return [*mine.running], mine.held
+
+
+@pytest.mark.parametrize("what", TURNS)
+def test_a_turn_that_is_interrupted_anywhere_is_taken_by_others(what: str) -> None:
+    before, call = TURNS[what]
+    at = 0
+    while True:
+        at += 1
+        noted: list[int] = []
+        executor = Aside()
+        registry = AggregateRegistry.start(
+            Noting, args=(noted,), backoff=(0, 0), max_failures=1_000_000, executor=executor
+        )
+        before(registry)
+        interrupter = Interrupter(at)
+        ends: list[object] = []
+
+        def run(
+            registry: RegistryRef[Noting] = registry, ends: list[object] = ends
+        ) -> None:
+            try:
+                call(registry)
+            except BaseException as error:
+                ends.append(type(error))
+                raise
+            finally:
+                sys.settrace(None)
+                ends.append(left_of(_waits.mine))
+
+        interrupter.run(run)
+        try:
+            assert ends[-1] == ([], None)
+            assert interrupter.where is None or ends[0] is KeyboardInterrupt
+            executor.open()
+            assert registry.ref("k").submit(Noting.add).get(timeout=PATIENCE) == 1
+            assert registry.ref("k").call(Noting.add) == 1
+            dead = [letter.message.args[0] for letter in registry.dead_letters]
+            expected = [0, 1, 2] if before is pooled_told else []
+            assert sorted(noted + dead) == expected
+            join(start_thread(lambda: registry.drain(timeout=2 * PATIENCE)))  # noqa: B023
+            assert nothing_remains(registry)
+        except BaseException as error:
+            error.add_note(f"interrupted at {interrupter.where}")
+            raise
+        if interrupter.where is None:
+            break
+    assert at > 30
+
+
+def at_depth(depth: int, call: Callable[[], object]) -> object:
+    return call() if depth <= 0 else at_depth(depth - 1, call)
+
+
+@pytest.mark.parametrize("what", TURNS)
+def test_a_turn_that_meets_the_end_of_the_stack_is_taken_by_others(what: str) -> None:
+    before, call = TURNS[what]
+    met = 0
+    for room in range(1, 60):
+        noted: list[int] = []
+        executor = Aside()
+        registry = AggregateRegistry.start(
+            Noting, args=(noted,), backoff=(0, 0), max_failures=1_000_000, executor=executor
+        )
+        before(registry)
+        ends: list[object] = []
+
+        def run(
+            registry: RegistryRef[Noting] = registry, ends: list[object] = ends, room: int = room
+        ) -> None:
+            def deep() -> None:
+                call(registry)
+
+            try:
+                at_depth(sys.getrecursionlimit() - room - 10, deep)
+            except BaseException as error:  # noqa: BLE001
+                ends.append(type(error))
+            ends.append(left_of(_waits.mine))
+
+        join(start_thread(run))
+        try:
+            assert ends[-1] == ([], None)
+            assert ends[0] in {RecursionError, Undeliverable} or len(ends) == 1
+            met += len(ends) == 2
+            executor.open()
+            assert registry.ref("k").submit(Noting.add).get(timeout=PATIENCE) == 1
+            assert registry.ref("k").call(Noting.add) == 1
+            dead = [letter.message.args[0] for letter in registry.dead_letters]
+            expected = [0, 1, 2] if before is pooled_told else []
+            assert sorted(noted + dead) == expected
+            join(start_thread(lambda: registry.drain(timeout=2 * PATIENCE)))  # noqa: B023
+            assert nothing_remains(registry)
+        except BaseException as error:
+            error.add_note(f"with {room} frames left")
+            raise
+    assert met > 10

@@ -26,11 +26,13 @@ import pykka
 import pytest
 from pykka import messages
 
-from pykka_registry import PooledActor
-from tests.support import PATIENCE, Gate, in_threads, tiny_switch_interval
+from pykka_registry import PooledActor, WaitCycle, _future, _turns, _waits
+from tests.support import PATIENCE, Gate, in_threads, poll, tiny_switch_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
+
+    from pykka_registry._future import Future
 
 A = TypeVar("A", bound=pykka.Actor)
 T = TypeVar("T")
@@ -2148,3 +2150,165 @@ atexit.register(lambda: print(pykka.ActorRegistry.stop_all(timeout=60).count(Tru
 """
     )
     assert out == "10\n"
+
+
+# What is told the pool, and what is not.
+
+
+class NoThreads:
+    """While it lasts no thread can be started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def __enter__(self) -> None:
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        self._monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._monkeypatch.undo()
+
+
+def test_an_actor_waits_in_its_pool_once_however_often_it_is_asked(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    ref = start_idle(one_thread)
+    gate = occupy(one_thread)
+    for i in range(100):
+        assert ref.ask(i, block=False).get() == i  # who waits runs it before the pool comes to it
+    assert one_thread._work_queue.qsize() == 1
+    gate.open()
+    assert ref.ask("x", timeout=PATIENCE) == "x"
+    ref.stop()
+
+
+def test_who_waits_in_a_handler_is_rescued_as_often_as_it_takes(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    other = pooled.on(Doing, executor=one_thread, helping=False).start()
+    ref = start_idle(one_thread)
+
+    def tell_more_than_one_turn_handles(_: Doing) -> object:
+        for i in range(200):
+            other.tell(i)
+        return other.ask("last")
+
+    assert send(ref, tell_more_than_one_turn_handles).get(timeout=PATIENCE) == "last"
+    ref.stop()
+    other.stop()
+
+
+def test_who_awaits_in_a_handler_is_rescued_too(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    other, ref = start_idle(one_thread), start_idle(one_thread)
+
+    async def answer() -> Any:
+        return await answer_of(other.ask("x", block=False))
+
+    assert send(ref, lambda _: asyncio.run(answer())).get(timeout=PATIENCE) == "x"
+    ref.stop()
+    other.stop()
+
+
+def test_who_awaits_its_own_actor_in_a_handler_is_refused() -> None:
+    ref, other = pooled.start(Doing), pooled.start(Doing)
+
+    async def answer(of: pykka.ActorRef[Any], message: object) -> Any:
+        return await answer_of(of.ask(message, block=False))
+
+    def ask_back(_: Doing) -> object:
+        return asyncio.run(answer(ref, "x"))
+
+    with pytest.raises(WaitCycle):
+        call(ref, lambda _: asyncio.run(answer(ref, "x")), timeout=PATIENCE)
+    with pytest.raises(WaitCycle):
+        call(ref, lambda _: asyncio.run(answer(other, ask_back)), timeout=PATIENCE)
+    assert ref.ask("lives on") == "lives on"
+    assert _waits._awaits == {}
+    ref.stop()
+    other.stop()
+
+
+def test_who_waits_outside_of_an_actor_leaves_it_to_the_executor(
+    one_thread: concurrent.futures.ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_future, "_FORGOTTEN", 0.001)
+    ref = start_idle(one_thread, helping=False)
+    gate = occupy(one_thread)
+    answer = send(ref, thread_of)
+    with pytest.raises(pykka.Timeout):
+        answer.get(timeout=0.1)
+    gate.open()
+    assert answer.get(timeout=PATIENCE).name == "one-thread_0"
+    ref.stop()
+
+
+def test_what_a_caller_is_handling_no_handler_sees(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    ref = start_idle(one_thread)
+    try:
+        raise ValueError("the caller's")  # noqa: TRY301
+    except ValueError:
+        assert call(ref, lambda _: sys.exception()) is None
+        assert call(ref, thread_of).name == "one-thread_0"
+    ref.stop()
+
+
+def test_where_no_thread_is_to_be_had_a_tell_runs_nothing_and_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    ref = start_idle(executor)
+    executor.shutdown()
+    told: list[threading.Thread] = []
+    with NoThreads(monkeypatch):
+        for _ in range(3000):  # many turns: they are not taken on top of each other
+            ref.tell(lambda actor: told.append(thread_of(actor)))
+        assert told == []
+    _turns.remember()  # as a registry does twice a second
+    assert ref.ask("x", timeout=PATIENCE) == "x"
+    assert len(told) == 3000
+    assert threading.current_thread() not in told
+    ref.stop()
+
+
+def test_a_system_exit_in_a_callback_of_a_future_is_the_callbacks_own_trouble() -> None:
+    ref = pooled.start(Doing)
+    gate = hold(ref)
+    answer = cast("Future[Any]", ref.ask("x", block=False))
+
+    def leave(_: object) -> None:
+        raise SystemExit
+
+    answer.add_done_callback(leave)
+    gate.open()
+    assert ref.ask("lives on", timeout=PATIENCE) == "lives on"
+    ref.stop()
+
+
+def test_who_is_stopped_by_its_flag_comes_to_its_end_and_handles_nothing_more() -> None:
+    ref = pooled.start(Doing)
+    assert ref.ask("x", timeout=PATIENCE) == "x"
+    gate = hold(ref)
+    behind = ref.ask("behind", block=False)
+    ref.actor_stopped.set()
+    with pytest.raises(pykka.ActorDeadError):
+        ref.ask("dead")
+    gate.open()
+    with pytest.raises(pykka.ActorDeadError):
+        behind.get(timeout=PATIENCE)
+    poll(lambda: pykka.ActorRegistry.get_all() == [])
+    idle = pooled.start(Doing)
+    assert idle.ask("x", timeout=PATIENCE) == "x"
+    idle.actor_stopped.set()
+    poll(lambda: pykka.ActorRegistry.get_all() == [])
+
+
+@pytest.mark.parametrize("name", ["_create_actor_inbox", "_create_future", "_start_actor_loop"])
+def test_a_class_with_a_part_of_another_runtime_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"defines {name}, which a PooledActor has for itself"):
+        pooled.on(Doing, **{name: lambda *_: None})
