@@ -80,6 +80,11 @@ _DUE = -1
 """What is in `Inbox._turn` besides the identity of a thread."""
 
 
+def _this_thread() -> int:
+    """Return the identity of the calling thread; this takes as much of the stack as to give up."""
+    return threading.get_ident()
+
+
 class Nothing(enum.Enum):
     """The type of `NOTHING`."""
 
@@ -321,7 +326,7 @@ class Inbox:
         with self._lock:
             if self._turn != _DUE:
                 return False
-            self._turn = threading.get_ident()
+            self._turn = _this_thread()
             self._parked = None
             return True
 

@@ -91,7 +91,7 @@ class PooledLife(Life, Turns):
         if self.cause is None:
             self.cause = error
         if envelope is not None:
-            if envelope.reply_to is None and not is_stop(envelope.message):
+            if not (envelope.reply_to or is_stop(envelope.message) or _had_begun(error)):
                 incarnation.entry.table.bury(incarnation.entry.key, envelope.message, error)
             fail(envelope, self.undeliverable("was interrupted"))
         if self.actor is not None and not self.stopped.is_set():
@@ -155,6 +155,17 @@ class PooledLife(Life, Turns):
             self.interrupt = error
             return True
         return False
+
+
+def _had_begun(error: BaseException) -> bool:
+    """Tell whether a handler had begun when this broke a turn off: by the variables of `step`."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code is Life.step.__code__:
+            return "reply" in frame.f_locals or "error" in frame.f_locals
+        traceback = traceback.tb_next
+    return False
 
 
 def class_of(incarnation: Incarnation) -> type[PooledActor]:
