@@ -543,10 +543,9 @@ class Turns:
                 envelope = take()
                 if envelope is NOTHING:
                     break
-                reason = step(envelope)
+                reason, envelope = step(envelope), None  # in one: it is not in hand any longer
                 if reason is not None:
                     return reason
-                envelope = None
         except BaseException as error:
             in_hand = None if envelope is NOTHING else envelope
             self.broken = error, in_hand

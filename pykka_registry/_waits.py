@@ -17,8 +17,8 @@ Who may touch what:
 
 * `_blocked` and `_awaits` are read and written only under `_lock`. Publishing an edge and looking
   for a cycle is one step under it, so of two waits that would close a cycle together exactly one is
-  refused, and no cycle is reported that is not there: as long as the lock is held nobody else can begin to wait,
-  so a thread that was found blocked on a thread that was found blocked stays so.
+  refused, and no cycle is reported that is not there: as long as the lock is held nobody else can
+  begin to wait, so a thread that was found blocked on a thread that was found blocked stays so.
 * `Runs.runner` is written by the thread that runs it, before it begins and after it ends.
 * `mine` is the calling thread's own.
 
