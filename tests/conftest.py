@@ -25,7 +25,7 @@ _failed: list[int] = []
 
 
 def _fork_without_the_lock_of_coverage() -> None:
-    """Have who forks hold it: else a child may find it held, for ever, by a thread of its parent."""
+    """Have who forks hold it: a child may else find it held by a thread that it does not have."""
     if "coverage" in sys.modules:
         import coverage  # noqa: PLC0415  # if it runs
 
