@@ -306,7 +306,7 @@ inline relieve() {
   od
 }
 
-/* Table._launch. The new thread takes its first step some time after this one, which is as good as
+/* Table.launch. The new thread takes its first step some time after this one, which is as good as
    launching it after the lock was released. */
 inline launch(k) {
   waiting[k] = false;

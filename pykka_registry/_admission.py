@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pykka_registry import _waits
 from pykka_registry._entry import State
 from pykka_registry._events import EndReason
 from pykka_registry._sieve import Sieve
@@ -24,13 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pykka_registry._entry import Incarnation
+    from pykka_registry._inbox import Later
     from pykka_registry._policy import Policy
 
 __all__ = ["Admission"]
 
 
 class Admission:
-    """The places of one table, touched under its lock only, but for `holders`.
+    """The places of one table, touched under its lock only, but for `makes_way`.
 
     In each method that may change how many places are wanted, `_relieve` comes last.
     """
@@ -48,7 +48,7 @@ class Admission:
         self._urgent: dict[Incarnation, None] = {}
         """Who of them waits for a place only, and not for others to start: one of those may wait
         for it."""
-        self._live: dict[Incarnation, None] = {}
+        self._live = 0
         self._starting: set[Incarnation] = set()
         self._leaving: set[Incarnation] = set()
         """Who was asked to go, or is going by itself, and will make room soon."""
@@ -60,7 +60,7 @@ class Admission:
     @property
     def live(self) -> int:
         """How many places are taken."""
-        return len(self._live)
+        return self._live
 
     @property
     def waiting(self) -> int:
@@ -70,7 +70,7 @@ class Admission:
     @property
     def is_full(self) -> bool:
         """Whether no place is free."""
-        return len(self._live) >= self._ceiling
+        return self._live >= self._ceiling
 
     def enqueue(self, incarnation: Incarnation) -> None:
         """Put one that is due at the end of the line."""
@@ -91,8 +91,10 @@ class Admission:
         """
         self._urgent[incarnation] = None
 
-    def admit(self) -> list[Incarnation]:
+    def admit(self, later: Later) -> Sequence[Incarnation]:
         """Give those in line the places that there are; return who may be launched now."""
+        if not self._waiting:
+            return ()
         admitted: list[Incarnation] = []
         while self._waiting and not self.is_full:
             if len(self._starting) < self._max_starting:
@@ -103,14 +105,15 @@ class Admission:
                 break
             self._urgent.pop(incarnation, None)
             incarnation.launched = True
-            self._live[incarnation] = None
+            incarnation.has_place = True
+            self._live += 1
             self._starting.add(incarnation)
             del self._waiting[incarnation]
             admitted.append(incarnation)
-        self._relieve()
+        self._relieve(later)
         return admitted
 
-    def refuse(self, incarnation: Incarnation, error: Exception) -> None:
+    def refuse(self, incarnation: Incarnation, error: Exception, later: Later) -> None:
         """Take the place back from one whose thread could not be started: it is the next in line.
 
         Until the next tick that is taken for a ceiling.
@@ -118,9 +121,9 @@ class Admission:
         self.end(incarnation)
         incarnation.launched = False
         self._waiting = {incarnation: None, **self._waiting}
-        self._ceiling = len(self._live)
+        self._ceiling = self._live
         self.no_thread = error
-        self._relieve()
+        self._relieve(later)
 
     def activate(self, incarnation: Incarnation) -> None:
         """Note that one has started, and may be asked to go from now on."""
@@ -138,11 +141,11 @@ class Admission:
         self._sieve.remove(incarnation)
         self._leaving.add(incarnation)
 
-    def stay(self, incarnation: Incarnation) -> None:
+    def stay(self, incarnation: Incarnation, later: Later) -> None:
         """Note that one that was asked to go does not."""
         self._leaving.discard(incarnation)
         self._all_are_busy = False
-        self._relieve()
+        self._relieve(later)
 
     def give_up(self, incarnation: Incarnation) -> None:
         """Note that one was abandoned: it keeps its place, and nobody counts on its going."""
@@ -153,7 +156,9 @@ class Admission:
     def end(self, incarnation: Incarnation) -> None:
         """Take the place of one that has ended."""
         self.give_up(incarnation)
-        self._live.pop(incarnation, None)
+        if incarnation.has_place:
+            incarnation.has_place = False
+            self._live -= 1
 
     def tick(self) -> None:
         """Count no longer on those who were asked and do not go; try again to start threads.
@@ -166,8 +171,8 @@ class Admission:
         self._lift()
 
     def all(self) -> list[Incarnation]:
-        """Return those in line and those that have a place, some of them more than once."""
-        return [*self._waiting, *self._live, *self._starting, *self._leaving]
+        """Return those in line and those that start or go, some of them more than once."""
+        return [*self._waiting, *self._starting, *self._leaving]
 
     def mend(self, incarnations: Sequence[Incarnation]) -> None:
         """Make all anew from what the incarnations of the table's entries are doing."""
@@ -175,7 +180,9 @@ class Admission:
         due = {i for i in incarnations if i.entry.state is State.STARTING and not i.launched}
         self._waiting = {i: None for i in [*self._waiting, *incarnations] if i in due}
         self._urgent = {i: None for i in self._urgent if i in due}
-        self._live = dict.fromkeys(live)
+        for incarnation in incarnations:
+            incarnation.has_place = incarnation.launched
+        self._live = len(live)
         self._starting = {i for i in live if i.entry.state is State.STARTING}
         active = [i for i in live if i.entry.state is State.ACTIVE]
         self._leaving = {i for i in active if i.asked is EndReason.EVICTED}
@@ -183,14 +190,6 @@ class Admission:
         self._sieve = Sieve()
         self._sieve.refill(sorted(active, key=lambda i: i.number))
         self._all_are_busy = False
-
-    def holders(self) -> Sequence[int]:
-        """Return the threads any one of which can make way for the first in line; no lock needed.
-
-        If there is a place, for whom an aggregate waits gets it at once.
-        """
-        among = list(self._live) if self.is_full else []
-        return [inc.runner or _waits.NOBODY_YET for inc in among] or [_waits.NOBODY_YET]
 
     def _lift(self) -> None:
         """Try again to start threads."""
@@ -203,7 +202,7 @@ class Admission:
         startable = min(len(self._waiting), width)
         return startable - len(self._leaving) if self.is_full else 0
 
-    def _relieve(self) -> None:
+    def _relieve(self, later: Later) -> None:
         """Ask as many to go as places are wanted, the coldest idle ones first.
 
         If nobody is idle all have been nudged. So there is no need to look at all of them again for
@@ -216,7 +215,7 @@ class Admission:
                 return
             incarnation.asked = EndReason.EVICTED
             self._leaving.add(incarnation)
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(later)
 
     def _pardon(self, incarnation: Incarnation) -> bool:
         return incarnation.asked is not None or not incarnation.inbox.is_cold()

@@ -21,7 +21,9 @@ _PARTS = 32
 class Owner:
     """What can have an alarm."""
 
-    alarm: float | None = None
+    __slots__ = ()
+
+    alarm: float | None
     """The bucket that it is in."""
 
 

@@ -20,13 +20,15 @@ __all__ = ["empty", "tracebacks"]
 _CAN_WAIT = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
-def tracebacks(error: BaseException) -> list[TracebackType]:
+def tracebacks(error: BaseException, others: BaseException | None = None) -> list[TracebackType]:
     """Return the traceback of an exception, and those of all that have led to it.
+
+    But for one of `others`, which it has met by chance, and what has led to that.
 
     What is raised once more gets a longer traceback, which ends with this one.
     """
     found: list[TracebackType] = []
-    seen: set[int] = set()
+    seen: set[int] = set() if others is None else {id(others)}
     todo: list[BaseException | None] = [error]
     while todo:
         error_or_none = todo.pop()

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, cast
 
 from pykka_registry._entry import State
 from pykka_registry._inbox import is_expired, is_stop
-from pykka_registry._rows import LAUNCH_AGAIN
+from pykka_registry._rows import LAUNCH_AGAIN, launch
 
 if TYPE_CHECKING:
     from pykka_registry._after import After
     from pykka_registry._entry import Entry, Incarnation
-    from pykka_registry._inbox import Inbox
     from pykka_registry._supervision import Record
     from pykka_registry._table import Table
 
@@ -76,7 +75,7 @@ def _mend_entry(table: Table, entry: Entry) -> None:
 def _mend_active(table: Table) -> None:
     """Let look-ups find those who are active, and nobody else."""
     for key, ref in list(table.active.items()):
-        owner = cast("Incarnation", cast("Inbox", ref.actor_inbox).owner)
+        owner = cast("Incarnation", ref._life.inbox.owner)
         if owner.entry.state is not State.ACTIVE or owner.entry.ref is not ref:
             with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
                 table.active.pop(key, None)
@@ -117,13 +116,13 @@ def _go_on(table: Table, entry: Entry, after: After, *, moved: bool) -> None:
         return
     if incarnation is not None and incarnation.launched and not incarnation.begun:
         table._alarm(entry, LAUNCH_AGAIN)
-        after.do(table._launch, incarnation)
+        after.do(launch, incarnation)
     elif moved or not table._alarms.has(entry):
         table._alarm(entry, _delay(table, entry))
     if incarnation is not None and incarnation.life is not None:
         if entry.state is State.ACTIVE:
             if table.refusal is not None or table.admission.wants_place_of(incarnation):
-                incarnation.inbox.nudge()
+                incarnation.inbox.nudge(after.do)
         elif entry.state is State.STOPPING:
             after.do(incarnation.life.stopped.set)  # it may not have come to that
     table._drop_if_unwanted(entry, after)

@@ -9,12 +9,14 @@ from pykka_registry._checks import (
     check_callable,
     check_choice,
     check_count,
+    check_executor,
     check_keywords,
     check_pair,
     check_seconds,
 )
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Callable, Mapping
 
     from pykka_registry._events import DeadLetter
@@ -41,6 +43,7 @@ class Policies(TypedDict, total=False):
     quarantine: float | None
     dead_letters: int
     on_dead_letter: Callable[[DeadLetter], object] | None
+    executor: concurrent.futures.Executor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,9 @@ class Policy:
     on_dead_letter: Callable[[DeadLetter], object] | None = None
     """Is called with each dead letter, in a thread that does nothing else but tell."""
 
+    executor: concurrent.futures.Executor | None = None
+    """Who runs the turns of pooled aggregates; `None`: what their class says."""
+
     @classmethod
     def of(cls, keywords: Mapping[str, object]) -> Policy:
         """Return the policy that these keywords ask for.
@@ -128,3 +134,4 @@ class Policy:
         check_seconds(most, "backoff's most", least=first, finite=True)
         if self.on_dead_letter is not None:
             check_callable(self.on_dead_letter, "on_dead_letter")
+        check_executor(self.executor, "executor")

@@ -17,13 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 import pykka
 
 from pykka_registry._aggregate import AggregateMixin
-from pykka_registry._checks import (
-    check_aggregate_class,
-    check_arguments,
-    check_is_mapping,
-    check_is_name,
-    check_is_tuple,
-)
+from pykka_registry._checks import check_is_mapping, check_is_name, check_is_tuple
+from pykka_registry._class_checks import check_aggregate_class, check_arguments
 from pykka_registry._entry import Blueprint, Ref
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
@@ -156,6 +151,8 @@ class AggregateRegistry(pykka.ThreadingActor):
                 * `dead_letters=1000`: how many are kept.
                 * `on_dead_letter=None`: a function that is called with each, in a thread that
                   does nothing else but tell.
+                * `executor=None`: who runs the turns of pooled aggregates; `None`: what their class
+                  says.
 
         Raises:
             TypeError: If the class is no aggregate class, its constructor does not take the

@@ -16,9 +16,10 @@ import contextlib
 import logging
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
+from pykka_registry import _waits
 from pykka_registry._admission import Admission
 from pykka_registry._alarms import Alarms
 from pykka_registry._courier import Courier
@@ -40,6 +41,7 @@ from pykka_registry._supervision import Failures, Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._after import After
     from pykka_registry._future import Future
     from pykka_registry._inbox import Letter
@@ -64,7 +66,7 @@ class Rows(abc.ABC):
         self.blueprint = blueprint
         self.name = name
         self.policy = policy
-        self.active: dict[Hashable, Ref] = {}
+        self.active: dict[Hashable, IncarnationRef] = {}
         self.courier = Courier(name)
         self.dead_letters = DeadLetters(name, policy, self.courier)
         self.foreign = ForeignRows(self.courier)
@@ -155,8 +157,6 @@ class Rows(abc.ABC):
 
     def _seconds_in_state(self, entry: Entry) -> float | None:
         """Return after how many seconds an entry's alarm rings, if its state says so."""
-        if entry.state is State.STARTING:
-            return self.policy.start_timeout
         if entry.state is State.STOPPING:
             return self.policy.stop_timeout
         if entry.state is State.QUARANTINED and entry.incarnation is None:
@@ -238,16 +238,18 @@ class Rows(abc.ABC):
             self._alarm(record, None)
 
     def _alarm(self, owner: Entry | Record, delay: float | None) -> None:
+        if delay is None and owner.alarm is None:
+            return
         self._alarms.set(owner, time.monotonic(), delay)
         if owner.alarm is not None and owner.alarm < self._rings_at:
             self._rings_at = owner.alarm
             self.on_alarm()
 
-    def _alarm_idle(self, incarnation: Incarnation) -> None:
+    def _alarm_idle(self, incarnation: Incarnation, after: After) -> None:
         """Have it looked at when it may have been idle for long enough."""
         self._alarm(incarnation.entry, incarnation.idle or None)
         if incarnation.idle == 0:  # as soon as nothing waits, which it sees for itself
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
 
     def _begin(self, entry: Entry, after: After) -> None:
         """Let the key rest for as long as it must, or make its next incarnation due.
@@ -268,11 +270,13 @@ class Rows(abc.ABC):
                     after.do(request.future.fail, KeyAlreadyRegistered(entry.key, None))
         else:
             blueprint = self.check_class()
-        entry.incarnation = Incarnation(entry, blueprint, self.policy.idle)
-        entry.incarnation.due_by = time.monotonic() + self.policy.start_timeout
-        self.admission.enqueue(entry.incarnation)
+        incarnation = entry.incarnation = Incarnation(entry, blueprint, self.policy.idle)
+        self.admission.enqueue(incarnation)
         self._move(entry, State.STARTING)
         self._admit(after)
+        if not incarnation.launched:
+            incarnation.due_by = time.monotonic() + self.policy.start_timeout
+            self._alarm(entry, self.policy.start_timeout)
         self._hurry_if_urgent(entry, after)
 
     def _hurry(self, entry: Entry, after: After) -> None:
@@ -296,11 +300,11 @@ class Rows(abc.ABC):
 
     def _admit(self, after: After) -> None:
         """Launch those for whom there is a place now."""
-        for incarnation in self.admission.admit():
+        for incarnation in self.admission.admit(after.do):
             if not incarnation.number:
                 incarnation.number = self._next_number()
             self._alarm(incarnation.entry, LAUNCH_AGAIN)
-            after.do(self._launch, incarnation)
+            after.do(launch, incarnation)
 
     def _is_active(self, incarnation: Incarnation) -> bool:
         """Tell whether this incarnation is the one that look-ups find."""
@@ -403,12 +407,14 @@ class Rows(abc.ABC):
 
     def _wait_for(self, request: StartRequest, entry: Entry) -> None:
         request.entry = request.future.target = entry
+        if not entry.requests:
+            entry.requests = []
         entry.requests.append(request)
 
     def _withdraw(self, request: StartRequest, seconds: float | None, after: After) -> str | None:
         """Take a request back; tells why there was no place for it, if it has waited for one."""
         entry = request.entry
-        if entry is None or request not in entry.requests:
+        if entry is None or not entry.requests or request not in entry.requests:
             return None
         crowd = self._crowd(seconds) if self._is_crowded(entry) else None
         entry.requests.remove(request)
@@ -418,6 +424,8 @@ class Rows(abc.ABC):
     def _queue(self, entry: Entry, letter: Letter) -> None:
         if letter.reply_to is not None:
             letter.reply_to.sent_to(entry)
+        if not entry.queue:
+            entry.queue = deque()
         entry.queue.append(letter)
         self._count_in(letter)
 
@@ -455,29 +463,29 @@ class Rows(abc.ABC):
     def _purge(self, entry: Entry) -> None:
         """Take the letters from a queue that nobody waits for."""
         left_over, entry.left_over = entry.left_over, 0
-        for _ in range(len(entry.queue)):
-            letter = entry.queue.popleft()
+        kept: deque[Letter] = deque()
+        for i, letter in enumerate(entry.queue):
             if is_expired(letter):
                 self._count_out(entry, letter)
             else:
-                entry.queue.append(letter)
-                entry.left_over += left_over > 0
-            left_over -= 1
+                kept.append(letter)
+                entry.left_over += i < left_over
+        entry.queue = kept
 
-    def _accept(self, entry: Entry, letter: Letter) -> None:
+    def _accept(self, entry: Entry, letter: Letter, after: After) -> None:
         """Put a letter into the inbox of an active incarnation, which is open."""
         assert entry.incarnation is not None
         if letter.reply_to is not None:
             letter.reply_to.sent_to(entry)
-        accepted = entry.incarnation.inbox.accept(letter)
-        assert accepted
+        accepted = entry.incarnation.inbox.accept(letter, after.do)
+        assert accepted, "the inbox of an active incarnation is open"
         if self.refusal is not None:
             self._set_quiet(entry.incarnation, quiet=False)
-            entry.incarnation.inbox.nudge()
+            entry.incarnation.inbox.nudge(after.do)
 
-    def _take_queue(self, entry: Entry) -> list[Letter]:
-        letters = list(entry.queue)
-        entry.queue.clear()
+    def _take_queue(self, entry: Entry) -> Sequence[Letter]:
+        letters = entry.queue
+        entry.queue = ()
         entry.left_over = 0
         for letter in letters:
             self._count_out(entry, letter)
@@ -549,13 +557,13 @@ class Rows(abc.ABC):
                 kept.append((letter, i < left_over))
             else:
                 after.do(letter.reply_to.fail, error)
-        entry.queue.extend(letter for letter, _ in kept)
+        entry.queue = deque(letter for letter, _ in kept)
         entry.left_over = sum(was_left_over for _, was_left_over in kept)
         self._queued += sum(not is_stop(letter.message) for letter, _ in kept)
 
     @abc.abstractmethod
-    def _launch(self, incarnation: Incarnation) -> None:
-        """Start its thread; without the lock."""
+    def launch(self, incarnation: Incarnation) -> None:
+        """Have it begun; without the lock."""
 
     def check_class(self) -> Blueprint:
         """Return what to build from; raise `TypeError` if there is nothing."""
@@ -662,6 +670,15 @@ def no_class(entry: Entry, cause: BaseException | None) -> Undeliverable:
     error = Undeliverable(entry.key, "has ended, and its registry has no class for a successor")
     error.__cause__ = cause
     return error
+
+
+def launch(incarnation: Incarnation) -> None:
+    """Have an incarnation begun, by the calling thread if that is about to wait for it."""
+    held = _waits.mine.held
+    if held is None:
+        incarnation.submit()
+    else:
+        held.append(incarnation)
 
 
 def _waits_still(future: Future[Ref] | None) -> bool:

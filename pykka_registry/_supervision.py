@@ -29,7 +29,10 @@ class Record(Owner):
     It has none of the exceptions, for their tracebacks would keep alive what has failed.
     """
 
+    __slots__ = ("alarm", "count", "due", "key", "rests_until")
+
     def __init__(self, key: Hashable) -> None:
+        self.alarm: float | None = None
         self.key = key
         self.count = 0
         self.rests_until = 0.0

@@ -22,9 +22,10 @@ import logging
 import threading
 import time
 import weakref
+from collections import deque
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import pykka
 
@@ -51,16 +52,19 @@ from pykka_registry._rows import (
     LAUNCH_AGAIN,
     Rows,
     abandoned,
+    launch,
     no_class,
     quarantined,
     stopped_at_rest,
     undeliverable,
 )
 from pykka_registry._supervision import Record
+from pykka_registry._turns import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._inbox import Inbox, Mail
     from pykka_registry._life import Life
     from pykka_registry._policy import Policy
@@ -71,6 +75,14 @@ T = TypeVar("T")
 
 _LAST_LINES = 5.0
 """Seconds that a shutdown waits for threads whose aggregates have ended."""
+
+
+class Joined(Protocol):
+    """A thread, or what is like one in this."""
+
+    def join(self, timeout: float) -> object:
+        """Wait until it has ended, for so many seconds at most."""
+        ...
 
 
 class Table(Rows):
@@ -88,7 +100,9 @@ class Table(Rows):
         self._is_torn = False
         """A decision was begun, and has not come to its end."""
         self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """Threads that have nothing left to do but to say what has happened, and to end."""
+        """Threads that have nothing left to do but to say what has happened, and to end;"""
+        self._tails: set[Joined] = set()
+        """and such last lines in threads that go on."""
         tables.add(self)
 
     # Reading: no lock, no message, no waiting.
@@ -159,7 +173,12 @@ class Table(Rows):
 
         """
         try:
-            self.start(request)
+            if timeout is None:
+                with Held() as held:
+                    self.start(request)
+                held.help(request.future)
+            else:
+                self.start(request)
             ref: Ref = request.future.get(timeout=timeout)
         except BaseException as error:
             crowd = self._change(partial(self._withdraw, request, timeout))
@@ -168,12 +187,19 @@ class Table(Rows):
                     raise OverloadedTimeout(request.key, crowd) from None
                 msg = f"key {name(request.key)} had no active aggregate within {timeout} seconds"
                 raise pykka.Timeout(msg) from None
+            # If this thread has helped, the exception's traceback holds what it has helped for.
+            request.future.forget()
             raise
         finally:
             del request  # it holds the exception, whose traceback holds this frame
         return ref
 
     # Letters.
+
+    def life_of(self, key: Hashable) -> Life | None:
+        """Return the life of the key's incarnation, if that is active."""
+        ref = self.active.get(key)
+        return None if ref is None else ref._life
 
     def deliver(self, key: Hashable, letter: Letter) -> None:
         """Take a letter to the key's incarnation, present or next; start one if there is none.
@@ -193,7 +219,7 @@ class Table(Rows):
         if self.refusal is None:
             ref = self.active.get(key)
             if ref is not None:
-                inbox = cast("Inbox", ref.actor_inbox)
+                inbox = ref._life.inbox
                 if letter.reply_to is not None:
                     letter.reply_to.sent_to(cast("Incarnation", inbox.owner).entry)
                 if inbox.accept(letter):
@@ -217,7 +243,7 @@ class Table(Rows):
         elif entry.state is State.QUARANTINED:
             raise undeliverable(entry)
         elif entry.state is State.ACTIVE:
-            self._accept(entry, letter)
+            self._accept(entry, letter, after)
         else:
             self._check_room(key)
             self._queue(entry, letter)
@@ -241,7 +267,7 @@ class Table(Rows):
                 self._give_up(entry, DeadLetterReason.STOPPED, stopped_at_rest(entry), after)
             after.do(letter.reply_to.give, False)
         elif entry.state is State.ACTIVE:
-            self._accept(entry, letter)
+            self._accept(entry, letter, after)
         else:
             last = entry.queue[-1] if entry.queue else None
             # What has begun is not withdrawn by whoever was the first.
@@ -310,47 +336,48 @@ class Table(Rows):
         if self._is_due(incarnation):
             incarnation.life = life
             self.admission.moved_at = time.monotonic()
-            self._alarm(incarnation.entry, self.policy.start_timeout)
+            incarnation.due_by = time.monotonic() + self.policy.start_timeout
             return True
         self._never_mind(incarnation, after)
         return False
 
-    def activated(self, incarnation: Incarnation, ref: Ref) -> bool:
+    def activated(self, incarnation: Incarnation, ref: IncarnationRef) -> bool:
         """Let everybody find the actor, and answer who waited; false if it is ending already."""
         return self._change(partial(self._activated, incarnation, ref))
 
-    def _activated(self, incarnation: Incarnation, ref: Ref, after: After) -> bool:
+    def _activated(self, incarnation: Incarnation, ref: IncarnationRef, after: After) -> bool:
         entry = incarnation.entry
         if incarnation.ending or entry.state is not State.STARTING:
             return False
         entry.ref = ref
         entry.cause = None
         entry.restarts = False
+        incarnation.due_by = 0.0
         self._activations += 1
         self._redelivered += entry.left_over
         # Before anybody can find the actor, so that nobody's next letter overtakes one of these.
         incarnation.inbox.extend(self._take_queue(entry))
         self._move(entry, State.ACTIVE)
         self.courier.announce(Registered(entry.key, incarnation.number, ref))
-        requests, entry.requests = entry.requests, []
+        requests, entry.requests = entry.requests, ()
         for request in requests:
             after.do(request.future.give, ref)
         self._tell_watchers(entry.key, ref, after)
         self.admission.activate(incarnation)
         self._admit(after)
-        self._alarm_idle(incarnation)
+        self._alarm_idle(incarnation, after)
         if self.refusal is not None or self.admission.wants_place_of(incarnation):
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
         return True
 
     def passivate(self, incarnation: Incarnation, idle: float | None) -> None:
         """Let it be passivated once it has had no message for so many seconds, or never."""
 
-        def decide(_after: After) -> None:
+        def decide(after: After) -> None:
             incarnation.idle = idle
             incarnation.own_word = True
             if self._is_active(incarnation):
-                self._alarm_idle(incarnation)
+                self._alarm_idle(incarnation, after)
 
         self._change(decide)
 
@@ -362,7 +389,7 @@ class Table(Rows):
         """
         return self._change(partial(self._rest, incarnation))
 
-    def _rest(self, incarnation: Incarnation, _after: After) -> EndReason | None:
+    def _rest(self, incarnation: Incarnation, after: After) -> EndReason | None:
         if not self._is_active(incarnation):
             return None
         entry = incarnation.entry
@@ -374,7 +401,7 @@ class Table(Rows):
         elif incarnation.idle == 0 or asked is EndReason.IDLE:
             reason = EndReason.OWN_WORD if incarnation.own_word else EndReason.IDLE
         else:
-            self.admission.stay(incarnation)
+            self.admission.stay(incarnation, after.do)
             if self.refusal is not None:
                 self._alarm(entry, self._linger)
                 self._set_quiet(incarnation, quiet=True)
@@ -382,9 +409,9 @@ class Table(Rows):
         assert incarnation.life is not None
         if not incarnation.inbox.close_if_empty(incarnation.life.undeliverable):
             self._declined += 1
-            self._alarm_idle(incarnation)
-            incarnation.inbox.nudge()  # so that it looks again when that is done
-            self.admission.stay(incarnation)
+            self._alarm_idle(incarnation, after)
+            incarnation.inbox.nudge(after.do)  # so that it looks again when that is done
+            self.admission.stay(incarnation, after.do)
             return None
         self._stopping(incarnation)
         return reason
@@ -392,12 +419,12 @@ class Table(Rows):
     def decline(self, incarnation: Incarnation) -> None:
         """Take note that it was asked to go, and has something to do."""
 
-        def decide(_after: After) -> None:
+        def decide(after: After) -> None:
             incarnation.asked = None
             self._declined += 1
             if self._is_active(incarnation):
-                self._alarm_idle(incarnation)
-                self.admission.stay(incarnation)
+                self._alarm_idle(incarnation, after)
+                self.admission.stay(incarnation, after.do)
 
         self._change(decide)
 
@@ -419,7 +446,7 @@ class Table(Rows):
         letters: list[Letter] = []
         told: list[Any] = []
         asked: list[Mail] = []
-        for envelope in life.inbox.close(life.undeliverable):
+        for envelope in life.inbox.close(life.undeliverable, after.do):
             if isinstance(envelope, Letter):
                 if not is_expired(envelope):
                     letters.append(envelope)
@@ -429,7 +456,7 @@ class Table(Rows):
                 asked.append(envelope)
         self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, life.cause, after.do)
         if entry.state is State.STOPPING and entry.incarnation is incarnation:
-            entry.queue.extendleft(reversed(letters))
+            entry.queue = deque([*letters, *entry.queue])
             entry.left_over += len(letters)
             for letter in letters:
                 self._count_in(letter)
@@ -449,18 +476,19 @@ class Table(Rows):
         incarnation: Incarnation,
         reason: EndReason,
         cause: BaseException | None,
-        *,
-        leaves: bool,
+        leaving: Joined | None,
     ) -> None:
         """Free the key, or hand it to a successor; no user code of it runs any more.
 
-        If it `leaves` the calling thread has nothing left to do but to end, and a shutdown waits
-        for that. It is noted in the same step, for the key may be all that the shutdown waits for.
+        What is `leaving` has a few lines left to run, and a shutdown waits for that. It is noted in
+        the same step, for the key may be all that the shutdown waits for.
         """
 
         def decide(after: After) -> None:
-            if leaves:
-                self._leaving.add(threading.current_thread())
+            if isinstance(leaving, threading.Thread):
+                self._leaving.add(leaving)
+            elif leaving is not None:
+                self._tails.add(leaving)
             self._ended(incarnation, reason, cause, after)
 
         self._change(decide)
@@ -473,7 +501,8 @@ class Table(Rows):
         after: After,
     ) -> None:
         entry = incarnation.entry
-        assert incarnation.life is not None
+        if incarnation.life is None:  # an interrupt has come right after this
+            return
         stopped = bool(incarnation.life.stops)
         incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)
@@ -691,7 +720,7 @@ class Table(Rows):
         elif incarnation is None:
             self._release(entry)
         elif entry.state is State.ACTIVE:
-            self._check_idle(incarnation, now)
+            self._check_idle(incarnation, now, after)
         elif self._is_crowded(entry):
             left = self.admission.moved_at + self.policy.start_timeout - now
             if left > 0:  # places come free, and its turn will come
@@ -704,12 +733,14 @@ class Table(Rows):
             self._alarm(entry, self.policy.start_timeout)
         elif not incarnation.begun:
             self._alarm(entry, LAUNCH_AGAIN)
-            after.do(self._launch, incarnation)
+            after.do(launch, incarnation)
+        elif entry.state is State.STARTING and incarnation.due_by > now:
+            self._alarm(entry, incarnation.due_by - now)
         else:
             self._abandon(entry, after)
             self._admit(after)
 
-    def _check_idle(self, incarnation: Incarnation, now: float) -> None:
+    def _check_idle(self, incarnation: Incarnation, now: float, after: After) -> None:
         """Ask it to go if it has been idle for long enough, else look again then."""
         since = incarnation.inbox.idle_since()
         idle, reason = incarnation.idle, EndReason.IDLE
@@ -721,7 +752,7 @@ class Table(Rows):
             self._alarm(incarnation.entry, left)
         else:  # even if it was asked to make way for another: that one may need it no more
             incarnation.asked = reason
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
 
     # Shutting down.
 
@@ -759,7 +790,7 @@ class Table(Rows):
             assert incarnation is not None
             if incarnation.inbox.idle_since() is not None:
                 incarnation.asked = EndReason.DRAINED
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
         elif incarnation is None and entry.state is State.QUARANTINED:
             self._release(entry)
         elif incarnation is None or not incarnation.launched:
@@ -768,13 +799,15 @@ class Table(Rows):
 
     def retire(self) -> bool:
         """Let those go that have nothing to do; true if there are none left."""
-        with self._lock:
-            for ref in self.active.values():
-                cast("Inbox", ref.actor_inbox).nudge()
-            for entry in self._lost:
+
+        def decide(after: After) -> bool:
+            entries = self._all_entries()
+            for entry in entries:
                 if entry.state is State.ACTIVE and entry.incarnation is not None:
-                    entry.incarnation.inbox.nudge()
-            return len(self._entries) + len(self._lost) == self._states[State.QUARANTINED]
+                    entry.incarnation.inbox.nudge(after.do)
+            return len(entries) == self._states[State.QUARANTINED]
+
+        return self._change(decide)
 
     def abandon(self) -> list[Hashable]:
         """Quarantine what has not ended; return its keys, and of those that were before."""
@@ -807,6 +840,11 @@ class Table(Rows):
                 if entry.state is State.QUARANTINED and entry.incarnation is not None
             ]
 
+    def has_left(self, tail: Joined) -> None:
+        """Say that the last lines of an end have run."""
+        with self._lock:
+            self._tails.discard(tail)
+
     def leave(self) -> None:
         """Note that the calling thread will run no more user code and wait for nobody."""
         with self._lock:
@@ -818,10 +856,10 @@ class Table(Rows):
         Not for ever: they write to the log, and what is behind that may block.
         """
         with self._lock:
-            threads = self._leaving - {threading.current_thread()}
+            leaving: list[Joined] = [*self._leaving - {threading.current_thread()}, *self._tails]
         deadline = time.monotonic() + _LAST_LINES
-        for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0))
+        for one in leaving:
+            one.join(max(deadline - time.monotonic(), 0))
 
     def check_process(self) -> None:
         """Raise `RegistryStopped` in a forked child."""
@@ -835,11 +873,29 @@ class Table(Rows):
             for runs in _waits.runs_here()
         )
 
+    def place_holders(self) -> Sequence[int]:
+        """Return the threads any one of which can make way for who waits for a place.
+
+        If there is a place, for whom an aggregate waits gets it at once. Takes no lock. There may
+        be a million entries: this is called only for a handler that waits for a place.
+        """
+        threads = [
+            incarnation.runner or _waits.NOBODY_YET
+            for entry in (self._all_entries() if self.admission.is_full else ())
+            if (incarnation := entry.incarnation) is not None and incarnation.has_place
+        ]
+        return threads or [_waits.NOBODY_YET]
+
     def is_waited_for_here(self) -> bool:
         """Tell whether a shutdown waits for the calling thread, which so must not wait for it."""
         return self.runs_here() or self.courier.runs_here()
 
     # Being waited for: a shutdown ends when the last of the incarnations has.
+
+    @property
+    def yields_to_timeouts(self) -> bool:
+        """False: a cycle is refused whatever the timeout."""
+        return False
 
     def key_of(self) -> tuple[Hashable, ...]:
         """Return nothing: a registry has no key."""
@@ -864,13 +920,22 @@ class Table(Rows):
     def was_withdrawn(self, wait: _waits.Wait) -> None:
         """Do nothing: a shutdown goes on all the same."""
 
+    def help(self, _until: Future[Any]) -> bool:
+        """Return false: a shutdown has a thread of its own."""
+        return False
+
+    def rescue(self) -> None:
+        """Do nothing: a shutdown has a thread of its own."""
+
     def forked(self) -> None:
         """Refuse everything: the threads that served this table exist in the parent only."""
         self._lock = threading.Lock()
         self.refusal = FORKED
         self._is_torn = False
         refs = [*self.active.values(), self.registry_ref]
-        self.active = Forked()
+        self.active = cast("dict[Hashable, IncarnationRef]", Forked())
+        if self.registry_ref is not None:
+            self.registry_ref._active = self.active  # type: ignore[attr-defined]  # a RegistryRef
         for ref in refs:
             if ref is not None:
                 inbox = cast("Inbox", ref.actor_inbox)
@@ -921,7 +986,8 @@ class Table(Rows):
             key, error = self._unsaid.pop()
             log(logging.ERROR, "key %s raises, and is found no more", name(key), error=error)
 
-    def _launch(self, incarnation: Incarnation) -> None:
+    def launch(self, incarnation: Incarnation) -> None:
+        """Have it begun by its runtime."""
         try:
             incarnation.blueprint.aggregate_class._pykka_registry_launch(incarnation)
         except (RuntimeError, MemoryError) as error:  # there are too many threads
@@ -931,8 +997,10 @@ class Table(Rows):
         if incarnation.begun or not incarnation.launched:
             return
         if self._is_due(incarnation):
-            self.admission.refuse(incarnation, error)
-            self._alarm(incarnation.entry, max(incarnation.due_by - time.monotonic(), 0))
+            self.admission.refuse(incarnation, error, after.do)
+            now = time.monotonic()
+            incarnation.due_by = incarnation.due_by or now + self.policy.start_timeout
+            self._alarm(incarnation.entry, max(incarnation.due_by - now, 0))
             self._hurry_if_urgent(incarnation.entry, after)
             self._drop_if_unwanted(incarnation.entry, after)
         else:

@@ -7,7 +7,8 @@ all the time, and may send to each other. What became of each message is written
 library: by the handler, by whoever asked, and by the hook for dead letters. Afterwards each message
 must have exactly one fate, and the registry's own figures must say the same. The exit status is 0
 if all is right and if all that was meant to happen has happened: a run in which nobody was evicted
-proves nothing about evictions. A run that is stuck ends with the stacks of all threads.
+proves nothing about evictions. A run that is stuck ends with the stacks of all threads. With
+TEST_RUNTIME=pooled in the environment the aggregates are pooled ones, and whoever asks helps.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ from pykka_registry import (
     RegistryStopped,
     Terminated,
 )
-from tests.support import PATIENCE, Referee
+from tests.support import (
+    PATIENCE,
+    Referee,
+    Runtime,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -210,7 +215,7 @@ class Ledger:
         return found
 
 
-class Restless(AggregateMixin, pykka.ThreadingActor):
+class Restless(AggregateMixin, Runtime):
     """Keeps the ledger, and fails now and then wherever it can."""
 
     def __init__(self, ledger: Ledger, relays: Sequence[Sender]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import threading
 import time
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable
 
     from pykka_registry import RegistryRef
-
 T = TypeVar("T")
+
+ON_POOL: bool = {"threads": False, "pooled": True}[os.environ.get("TEST_RUNTIME", "threads")]
+"""Whether the aggregates run on the pool. In the environment, which what tests start inherits."""
+
+if TYPE_CHECKING:
+    Runtime = pykka.ThreadingActor
+else:
+    from pykka_registry import PooledActor
+
+    Runtime = PooledActor if ON_POOL else pykka.ThreadingActor
 
 PATIENCE = 60.0
 """Seconds after which something that must happen has not happened."""
@@ -57,7 +67,7 @@ class Gate:
         self.opened.set()
 
 
-class Counting(AggregateMixin, pykka.ThreadingActor):
+class Counting(AggregateMixin, Runtime):
     """An aggregate that counts, and does what tests ask of it."""
 
     def on_start(self) -> None:
@@ -171,6 +181,32 @@ def start_timeout(registry: RegistryRef[Any], seconds: float) -> Generator[None]
         yield
     finally:
         table.policy = policy
+
+
+def actors_of(cls: type[pykka.Actor], registry: RegistryRef[Any]) -> list[pykka.ActorRef[Any]]:
+    """Return the refs of the actors of a class that there are, starting or live.
+
+    Pykka knows those that have threads. Of pooled aggregates only their registry does.
+    """
+    known: list[pykka.ActorRef[Any]] = pykka.ActorRegistry.get_by_class(cls)
+    if not ON_POOL:
+        return known
+    assert known == []
+    lives = [
+        entry.incarnation.life
+        for entry in registry._table._entries.values()
+        if entry.incarnation is not None and entry.incarnation.life is not None
+    ]
+    return [life.ref for life in lives if isinstance(life.actor, cls)]
+
+
+def threads_but_the_pools() -> set[threading.Thread]:
+    """Return the threads that there are, but for the shared pool's: they live like the process."""
+    return {
+        thread
+        for thread in threading.enumerate()
+        if not thread.name.startswith("pykka-registry-pool")
+    }
 
 
 def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:

@@ -18,6 +18,7 @@ class Ringing(Owner):
     """An owner with a name."""
 
     def __init__(self, name: object = None) -> None:
+        self.alarm: float | None = None
         self.name = name
 
 

@@ -33,6 +33,7 @@ from tests.support import (
     Gate,
     Listener,
     Referee,
+    Runtime,
     in_threads,
     join,
     nothing_remains,
@@ -962,7 +963,7 @@ def test_ten_thousand_cold_keys_told_at_once_all_load() -> None:
     places, starting = Places(), Places()
     handled: list[int] = []
 
-    class Cheap(AggregateMixin, pykka.ThreadingActor):
+    class Cheap(AggregateMixin, Runtime):
         def __init__(self) -> None:
             places.enter(self.key)
             starting.enter(self.key)
@@ -1004,6 +1005,7 @@ def test_ten_thousand_cold_keys_told_at_once_all_load() -> None:
 # Threads that cannot be had, and threads that do not end.
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
 def test_no_thread_to_be_had_is_the_ceiling_and_loses_nothing(
     error: Exception, monkeypatch: pytest.MonkeyPatch
@@ -1031,6 +1033,7 @@ def test_no_thread_to_be_had_is_the_ceiling_and_loses_nothing(
         assert ref.actor_class is Counting
 
 
+@pytest.mark.threads
 def test_a_second_thread_that_cannot_be_had_for_one_that_has_begun_changes_nothing() -> None:
     """A thread that seems not to begin is started again."""
 
@@ -1048,6 +1051,7 @@ def test_a_second_thread_that_cannot_be_had_for_one_that_has_begun_changes_nothi
         assert (stats.live, stats.waiting, stats.activations) == (2, 0, 2)
 
 
+@pytest.mark.threads
 def test_threads_that_fail_to_start_now_and_then_lose_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

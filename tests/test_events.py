@@ -24,6 +24,7 @@ from tests.support import (
     Counting,
     Gate,
     Listener,
+    Runtime,
     in_threads,
     poll,
     start_thread,
@@ -228,7 +229,7 @@ def test_a_listener_may_use_the_registry(counters: RegistryRef[Counting]) -> Non
 def test_an_abandoned_one_has_one_end(listener: pykka.ActorRef[Listener]) -> None:
     gate = Gate()
 
-    class Stuck(AggregateMixin, pykka.ThreadingActor):
+    class Stuck(AggregateMixin, Runtime):
         def wait_at(self) -> None:
             gate.pass_through()
 

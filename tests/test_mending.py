@@ -85,7 +85,8 @@ def check(table: Table) -> None:
         assert table.active == {e.key: e.ref for e in entries if e.state is State.ACTIVE}
         incarnations = [e.incarnation for e in entries if e.incarnation is not None]
         launched = {i for i in incarnations if i.launched}
-        assert launched <= set(table.admission._live)
+        assert all(incarnation.has_place for incarnation in launched)
+        assert table.admission.live >= len(launched)
         due = {i for i in incarnations if i.entry.state is State.STARTING and not i.launched}
         assert set(table.admission._waiting) == due
         assert len(table.admission._sieve) == states[State.ACTIVE]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "quarantine": 300.0,
     "dead_letters": 1_000,
     "on_dead_letter": None,
+    "executor": None,
 }
 
 SECONDS = ["start_timeout", "stop_timeout", "drain_timeout", "failure_window"]
@@ -87,6 +89,7 @@ def test_the_registry_takes_what_it_is_given() -> None:
         "quarantine": None,
         "dead_letters": 0,
         "on_dead_letter": hook,
+        "executor": ThreadPoolExecutor(1),
     }
     assert set(given) == set(DEFAULTS)
     with AggregateRegistry.start(Counting, **given) as registry:
@@ -184,6 +187,13 @@ def test_backoff_grows_from_its_first_to_its_most(
 @pytest.mark.parametrize("wrong", ["print", 1, ()])
 def test_the_hook_for_dead_letters_can_be_called(wrong: object) -> None:
     refused(TypeError, "^on_dead_letter must be callable, not ", on_dead_letter=wrong)
+
+
+@pytest.mark.parametrize("wrong", [3, "pool", ThreadPoolExecutor, ProcessPoolExecutor(1)])
+def test_an_executor_must_run_its_tasks_in_this_processs_threads(wrong: Any) -> None:
+    refused(
+        TypeError, "^executor must be an executor whose tasks run in threads of", executor=wrong
+    )
 
 
 def test_a_slip_of_the_pen_is_told_what_was_meant() -> None:

@@ -32,6 +32,7 @@ from tests.support import (
     Counting,
     Gate,
     Listener,
+    Runtime,
     in_threads,
     join,
     nothing_remains,
@@ -70,7 +71,7 @@ class Footer:
         return self.text.upper()
 
 
-class Account(AggregateMixin, pykka.ThreadingActor):
+class Account(AggregateMixin, Runtime):
     """One of everything that a proxy may come across."""
 
     currency = "EUR"
@@ -133,7 +134,7 @@ class Savings(Account):
         return 3
 
 
-class Other(AggregateMixin, pykka.ThreadingActor):
+class Other(AggregateMixin, Runtime):
     """Is no account."""
 
     def withdraw(self) -> None:
@@ -334,7 +335,7 @@ def test_an_incarnation_of_a_subclass_uses_its_own_override(
     assert accounts.ref("s").proxy().deposit(1).get() == 1_000_002
 
 
-class Shape(AggregateMixin, pykka.ThreadingActor, abc.ABC):
+class Shape(AggregateMixin, Runtime, abc.ABC):
     @abc.abstractmethod
     def area(self) -> int: ...
 
@@ -783,7 +784,7 @@ def test_what_is_told_to_oneself_in_ones_last_hook_wakes_a_successor() -> None:
     handled = threading.Event()
     urns: list[str] = []
 
-    class Phoenix(AggregateMixin, pykka.ThreadingActor):
+    class Phoenix(AggregateMixin, Runtime):
         def on_receive(self, message: Any) -> None:
             urns.append(self.actor_urn)
             handled.set()
@@ -807,7 +808,7 @@ def test_to_wait_for_oneself_is_a_wait_cycle(when: str, call: str) -> None:
     errors: list[WaitCycle] = []
     handled: list[Any] = []
 
-    class Narcissus(AggregateMixin, pykka.ThreadingActor):
+    class Narcissus(AggregateMixin, Runtime):
         def __init__(self) -> None:
             super().__init__()
             self.wait("constructor")
@@ -1119,7 +1120,7 @@ def test_the_refusal_of_a_quarantined_key_has_its_cause(scene: Scene) -> None:
 def test_own_aggregates_may_send_while_the_registry_stops_until_all_is_quiet() -> None:
     handled: list[int] = []
 
-    class Ring(AggregateMixin, pykka.ThreadingActor):
+    class Ring(AggregateMixin, Runtime):
         def on_receive(self, message: Any) -> None:
             if isinstance(message, Gate):
                 message.pass_through()

@@ -17,7 +17,13 @@ from pykka_registry import (
     RegistryStopped,
     Undeliverable,
 )
-from tests.support import Counting, Gate, join, start_thread
+from tests.support import (
+    Counting,
+    Gate,
+    Runtime,
+    join,
+    start_thread,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -96,7 +102,7 @@ def test_start_new_refuses_a_taken_key_and_names_the_owner(
 def test_a_taken_key_constructs_nothing() -> None:
     constructed: list[object] = []
 
-    class Counted(AggregateMixin, pykka.ThreadingActor):
+    class Counted(AggregateMixin, Runtime):
         def __init__(self) -> None:
             super().__init__()
             constructed.append(self.key)
@@ -114,7 +120,7 @@ def test_a_taken_key_constructs_nothing() -> None:
 def test_start_on_a_key_that_is_starting_is_refused_at_once() -> None:
     gate = Gate()
 
-    class Slow(AggregateMixin, pykka.ThreadingActor):
+    class Slow(AggregateMixin, Runtime):
         def on_start(self) -> None:
             gate.pass_through()
 
@@ -133,7 +139,7 @@ def test_start_on_a_key_that_is_starting_is_refused_at_once() -> None:
 
 
 def test_the_registrys_arguments_go_to_each_constructor() -> None:
-    class Described(AggregateMixin, pykka.ThreadingActor):
+    class Described(AggregateMixin, Runtime):
         def __init__(self, first: str, *, second: str = "") -> None:
             super().__init__()
             self.described = (first, second)
@@ -145,7 +151,7 @@ def test_the_registrys_arguments_go_to_each_constructor() -> None:
 
 
 def test_starts_own_arguments_serve_that_incarnation_only() -> None:
-    class Described(AggregateMixin, pykka.ThreadingActor):
+    class Described(AggregateMixin, Runtime):
         def __init__(self, first: str) -> None:
             super().__init__()
             self.first = first
@@ -161,7 +167,7 @@ def test_start_takes_a_subclass_of_the_registrys_class() -> None:
     class Special(Counting):
         pass
 
-    class Other(AggregateMixin, pykka.ThreadingActor):
+    class Other(AggregateMixin, Runtime):
         pass
 
     with AggregateRegistry.start(Counting) as registry:
@@ -173,7 +179,7 @@ def test_start_takes_a_subclass_of_the_registrys_class() -> None:
 
 
 def test_a_subclass_with_another_constructor_is_checked_against_the_registrys_arguments() -> None:
-    class Base(AggregateMixin, pykka.ThreadingActor):
+    class Base(AggregateMixin, Runtime):
         def __init__(self, one: int) -> None:
             super().__init__()
             self.one = one
@@ -221,7 +227,7 @@ def test_the_calls_work_as_messages(counters: RegistryRef[Counting]) -> None:
 
 
 def test_a_message_that_waits_answers_with_a_future_of_the_failure() -> None:
-    class Broken(AggregateMixin, pykka.ThreadingActor):
+    class Broken(AggregateMixin, Runtime):
         def on_start(self) -> None:
             raise ValueError("no")
 
@@ -305,7 +311,7 @@ def test_a_keys_own_type_error_is_passed_on(counters: RegistryRef[Counting]) -> 
 
 
 def test_arguments_that_the_constructor_does_not_take_are_refused_before_anything_starts() -> None:
-    class Picky(AggregateMixin, pykka.ThreadingActor):
+    class Picky(AggregateMixin, Runtime):
         def __init__(self, database: str) -> None:
             super().__init__()
 
@@ -449,7 +455,7 @@ def test_a_stopped_registry_says_so() -> None:
 def test_timeouts_are_pykkas_and_name_the_key() -> None:
     gate = Gate()
 
-    class Slow(AggregateMixin, pykka.ThreadingActor):
+    class Slow(AggregateMixin, Runtime):
         def on_start(self) -> None:
             gate.pass_through()
 
@@ -469,7 +475,7 @@ def test_timeouts_are_pykkas_and_name_the_key() -> None:
 def test_who_gives_up_waiting_for_a_predecessor_leaves_the_line() -> None:
     gate = Gate()
 
-    class SlowToStop(AggregateMixin, pykka.ThreadingActor):
+    class SlowToStop(AggregateMixin, Runtime):
         def on_stop(self) -> None:
             gate.pass_through()
 
@@ -488,7 +494,7 @@ def test_of_those_in_line_the_first_is_served_and_the_others_share_or_are_refuse
     gate = Gate()
     started: list[str] = []
 
-    class SlowToStop(AggregateMixin, pykka.ThreadingActor):
+    class SlowToStop(AggregateMixin, Runtime):
         def __init__(self) -> None:
             super().__init__()
             started.append(self.actor_urn)
@@ -583,7 +589,7 @@ def test_a_constructors_argument_without_args_is_refused_with_the_fix() -> None:
 
 
 def test_starts_own_arguments_replace_the_registrys_and_the_error_says_so() -> None:
-    class Described(AggregateMixin, pykka.ThreadingActor):
+    class Described(AggregateMixin, Runtime):
         def __init__(self, database: str, currency: str = "EUR") -> None:
             super().__init__()
 

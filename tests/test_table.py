@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pykka_registry import RegistryStopped
@@ -19,12 +21,13 @@ def a_table() -> Table:
 @pytest.mark.parametrize("after", State)
 def test_a_state_follows_another_only_as_the_table_says(before: State, after: State) -> None:
     table = a_table()
-    entry = Entry("a", table, state=before, ref=Counting().actor_ref)
+    ref: Any = Counting().actor_ref
+    entry = Entry("a", table, state=before, ref=ref)
     entry.incarnation = Incarnation(entry, Blueprint(Counting, (), {}), None)
     if before is not State.ABSENT:
         table._entries["a"] = entry
     if before is State.ACTIVE:
-        table.active["a"] = Counting().actor_ref
+        table.active["a"] = ref
     if after in AFTER[before]:
         table._move(entry, after)
         assert entry.state is after

@@ -151,7 +151,7 @@ def drain(registry: RegistryRef[Watched]) -> None:
 
 def start_too_slowly(registry: RegistryRef[Watched]) -> None:
     with pytest.raises(Quarantined):
-        registry.get_or_start("slow start")
+        registry.get_or_start("slow start", timeout=PATIENCE)  # with a timeout nobody helps
 
 
 def stop_too_slowly(registry: RegistryRef[Watched]) -> None:

@@ -18,7 +18,18 @@ from pykka_registry import (
     Undeliverable,
 )
 from pykka_registry._inbox import Letter
-from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, poll, start_thread
+from tests.support import (
+    PATIENCE,
+    Counting,
+    Gate,
+    Runtime,
+    actors_of,
+    join,
+    nothing_remains,
+    poll,
+    start_thread,
+    threads_but_the_pools,
+)
 from tests.test_passivation import (
     ADD,
     IDLE,
@@ -50,19 +61,19 @@ def test_1_asking_whether_a_key_is_there_ends_nothing(counters: RegistryRef[Coun
 def test_2_a_start_on_a_taken_key_leaks_no_actor(counters: RegistryRef[Counting]) -> None:
     """There the child has been started by the time the key turns out to be taken."""
     ref = counters.start_new("a")
-    threads = threading.active_count()
+    threads = len(threads_but_the_pools())
     for _ in range(10):
         with pytest.raises(KeyAlreadyRegistered):
             counters.start_new("a")
-    assert threading.active_count() == threads
-    assert pykka.ActorRegistry.get_by_class(Counting) == [ref]
+    assert len(threads_but_the_pools()) == threads
+    assert actors_of(Counting, counters) == [ref]
 
 
 def test_5_a_slow_load_delays_no_other_key() -> None:
     """There the facade loads events in its own call: one slow load makes a live key wait."""
     gate = Gate()
 
-    class Loading(AggregateMixin, pykka.ThreadingActor):
+    class Loading(AggregateMixin, Runtime):
         def __init__(self) -> None:
             super().__init__()
             if self.key == "slow constructor":
@@ -93,7 +104,7 @@ def test_6_a_load_that_fails_serves_no_command() -> None:
     served: list[object] = []
     gate = Gate()
 
-    class Loading(AggregateMixin, pykka.ThreadingActor):
+    class Loading(AggregateMixin, Runtime):
         def on_start(self) -> None:
             gate.pass_through()
             raise OSError("the store does not answer")
@@ -105,7 +116,7 @@ def test_6_a_load_that_fails_serves_no_command() -> None:
         future = registry.proxy().get_or_start("a").get()
         gate.wait_until_reached()
         assert registry.get("a") is None
-        half_made = pykka.ActorRegistry.get_by_class(Loading)[0]
+        half_made = actors_of(Loading, registry)[0]
         command = half_made.ask("command", block=False)
         gate.open()
         with pytest.raises(OSError, match="the store does not answer"):
@@ -353,7 +364,7 @@ def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
     with AggregateRegistry.start(
         Saving, backoff=(0, 0), max_failures=2, quarantine=None
     ) as registry:
-        threads = threading.active_count()
+        threads = len(threads_but_the_pools())
         save = messages.ProxyCall(("save",), (), {})
         calls: dict[str, Callable[[], Any]] = {
             "get_or_start": lambda: registry.get_or_start("a"),
@@ -372,15 +383,15 @@ def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
                     calls[call]()
             if where == "save" and call == "ask":
                 # Who asked knows, and the one that could not save is where it was: registered.
-                assert pykka.ActorRegistry.get_by_class(Saving) == [registry["a"]]
+                assert actors_of(Saving, registry) == [registry["a"]]
                 assert registry["a"].stop() is True
             poll(lambda i=i: sum(registry.stats().ends.values()) >= i)  # type: ignore[misc]
             if call == "tell" and where != "save":  # it is tried again, but not for ever
                 poll(lambda: registry.stats().quarantined == 1)
             poll(lambda: registry.stats().live == 0)
-            assert pykka.ActorRegistry.get_by_class(Saving) == []
+            assert actors_of(Saving, registry) == []
             assert list(registry) == []
-            poll(lambda: threading.active_count() == threads)
+            poll(lambda: len(threads_but_the_pools()) == threads)
             registry.release("a")
             assert nothing_is_waiting(registry)
         monkeypatch.setattr(Saving, "store_fails_in", "")
@@ -401,7 +412,7 @@ def test_3_a_command_that_fails_half_way_is_no_reason_to_serve_from_an_empty_sta
         assert address.call(Counting.add) == expected
         with pytest.raises(ValueError, match="no"):
             address.call(Counting.fail, ValueError("no"))
-        assert pykka.ActorRegistry.get_by_class(Counting) == [counters["a"]]
+        assert actors_of(Counting, counters) == [counters["a"]]
     assert counters.stats().activations == 1
     assert counters["a"].stop() is True
     assert nothing_remains(counters)
