@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,15 +13,19 @@ __all__ = ["After"]
 class After:
     """What is left to do, in order. Each thing may be done twice, if an interrupt comes between."""
 
-    def __init__(self) -> None:
-        self._todo: deque[Callable[[], object]] = deque()
+    __slots__ = ("_todo",)
 
-    def do(self, action: Callable[..., object], *args: object) -> None:
+    def __init__(self) -> None:
+        self._todo: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def do(self, action: Callable[..., object], *args: Any) -> None:
         """Have it done."""
-        self._todo.append(partial(action, *args))
+        self._todo.append((action, args))
 
     def run(self) -> None:
         """Do what is left."""
-        while self._todo:
-            self._todo[0]()
-            self._todo.popleft()
+        todo = self._todo
+        while todo:
+            action, args = todo[0]
+            action(*args)
+            del todo[0]

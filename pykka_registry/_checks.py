@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import difflib
-import inspect
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import TYPE_CHECKING, Any
 
 import pykka
 
@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
-    "check_aggregate_class",
-    "check_arguments",
-    "check_bases",
     "check_callable",
     "check_choice",
     "check_count",
+    "check_executor",
     "check_foreign",
     "check_is_mapping",
     "check_is_name",
@@ -31,81 +29,9 @@ __all__ = [
     "check_pair",
     "check_ref",
     "check_seconds",
-    "check_startable",
     "check_timeout",
     "class_attribute",
 ]
-
-# What a runtime is made of in Pykka: a class that overrides one of these brings a runtime of its
-# own.
-_RUNTIME = frozenset(
-    {
-        "_actor_loop",
-        "_actor_loop_running",
-        "_actor_loop_setup",
-        "_actor_loop_teardown",
-        "_create_actor_inbox",
-        "_create_future",
-        "_start_actor_loop",
-    }
-)
-
-
-def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
-    """Raise `TypeError` if `cls` could not work as an aggregate class.
-
-    Its bases may be in the wrong order, it may have a runtime that aggregates do not run on, or it
-    may hide what the mixin gives it.
-    """
-    # Not issubclass(): after a class definition that was refused, abc may answer from a cache that
-    # the half-made class shares with its base. So it is in check_startable.
-    for base in cls.__mro__[: cls.__mro__.index(mixin)]:
-        if pykka.Actor in base.__mro__ and mixin not in base.__mro__:
-            aggregates = [b.__name__ for b in cls.__bases__ if mixin in b.__mro__]
-            others = [
-                "pykka.ThreadingActor" if b is pykka.ThreadingActor else b.__name__
-                for b in cls.__bases__
-                if mixin not in b.__mro__
-            ]
-            msg = (
-                f"{mixin.__name__} must come before {base.__name__} in the bases of "
-                f"{cls.__name__}: write class {cls.__name__}({', '.join([*aggregates, *others])})"
-            )
-            raise TypeError(msg)
-    for base in cls.__mro__:
-        if base in {mixin, pykka.ThreadingActor, pykka.Actor}:
-            continue
-        if own := _RUNTIME & vars(base).keys():
-            msg = (
-                f"{base.__name__} is a runtime of its own, for it defines "
-                f"{', '.join(sorted(own))}; {mixin.__name__} works with pykka.ThreadingActor: "
-                f"write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
-            )
-            raise TypeError(msg)
-        if hidden := {"key", "registry"} & vars(base).keys():
-            msg = (
-                f"{base.__name__} defines {' and '.join(sorted(hidden))}, which every aggregate "
-                "has from its registry; call it by another name"
-            )
-            raise TypeError(msg)
-
-
-def check_aggregate_class(wanted: object, mixin: type[Any]) -> type[Any]:
-    """Return the class, which may be written `Box[int]`.
-
-    Raises:
-        TypeError: If this is no aggregate class that can be started.
-
-    """
-    cls = get_origin(wanted) or wanted
-    if not (isinstance(cls, type) and issubclass(cls, mixin)) or cls is mixin:
-        msg = (
-            f"{wanted!r} is no aggregate class: write "
-            f"class Account({mixin.__name__}, pykka.ThreadingActor), and pass the class"
-        )
-        raise TypeError(msg)
-    check_startable(cls)
-    return cls
 
 
 def check_is_tuple(args: object) -> None:
@@ -129,46 +55,6 @@ def check_is_name(name: object) -> None:
         raise TypeError(msg)
 
 
-def check_startable(cls: type[pykka.Actor]) -> None:
-    """Raise `TypeError` if `cls` has no runtime to live on, or lacks a method that it must have."""
-    if pykka.ThreadingActor not in cls.__mro__:
-        msg = (
-            f"{cls.__name__} has no runtime: "
-            f"write class {cls.__name__}(AggregateMixin, pykka.ThreadingActor)"
-        )
-        raise TypeError(msg)
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
-        msg = f"{cls.__name__} is abstract: it lacks {missing}"
-        raise TypeError(msg)
-
-
-def check_arguments(
-    cls: type[pykka.Actor],
-    mixin: type[Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    hint: str = "",
-) -> None:
-    """Raise `TypeError` if the constructor of `cls` does not take these arguments."""
-    new: object = cls.__new__
-    takes_none = cls.__init__ is pykka.Actor.__init__ and new is mixin.__new__
-    if takes_none and (args or kwargs):
-        # Pykka's own takes whatever it is given, and does nothing with it.
-        msg = f"{cls.__name__} has no __init__ of its own, so it takes no arguments{hint}"
-        raise TypeError(msg)
-    try:
-        signature = inspect.signature(cls.__init__)
-    except ValueError:  # pragma: no cover  # a constructor written in C may have no signature
-        return
-    try:
-        signature.bind(None, *args, **kwargs)
-    except TypeError as error:
-        takes = ", ".join(list(map(str, signature.parameters.values()))[1:])
-        msg = f"{cls.__name__}({takes}) does not take these arguments: {error}{hint}"
-        raise TypeError(msg) from None
-
-
 def check_seconds(
     seconds: object, what: str, *, least: float = -math.inf, finite: bool = False
 ) -> None:
@@ -176,16 +62,9 @@ def check_seconds(
 
     An infinite number will do, unless it must be `finite`.
     """
-    if (
-        not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds != seconds  # noqa: PLR0124  # NaN; math.isnan fails for huge whole numbers
-    ):
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or math.isnan(seconds):
         msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
-    try:
-        float(seconds)
-    except OverflowError:  # it may have too many digits to be shown
-        msg = f"{what} is more seconds than a float can hold; use float('inf')"
-        raise ValueError(msg) from None
     if seconds < least:
         msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
         raise ValueError(msg)
@@ -223,6 +102,20 @@ def check_count(count: object, what: str, *, least: int) -> None:
     if count < least:
         msg = f"{what} must be at least {least}, not {count}"
         raise ValueError(msg)
+
+
+def check_executor(executor: object, what: str) -> None:
+    """Raise `TypeError` if `executor` cannot run turns, which need this process's threads."""
+    if executor is None:
+        return
+    if not isinstance(executor, concurrent.futures.Executor) or isinstance(
+        executor, concurrent.futures.ProcessPoolExecutor
+    ):
+        msg = (
+            f"{what} must be an executor whose tasks run in threads of this process, such as "
+            f"concurrent.futures.ThreadPoolExecutor(32), not {executor!r}"
+        )
+        raise TypeError(msg)
 
 
 def check_keywords(keywords: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -15,7 +15,7 @@ from typing import (
 )
 
 import pykka
-from pykka import messages
+from pykka.messages import ProxyCall
 
 from pykka_registry._aggregate import AggregateMixin
 from pykka_registry._checks import check_method, check_timeout
@@ -25,6 +25,7 @@ from pykka_registry._inbox import Letter, stop_letter
 from pykka_registry._log import name
 from pykka_registry._proxy import AggregateProxy
 from pykka_registry._table import Table
+from pykka_registry._turns import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -102,7 +103,12 @@ class AggregateRef(Generic[A]):
             Exception: What the method raised, or what `ask` raises.
 
         """
-        return cast("R", self.ask(self._message(method, args, kwargs)))
+        name = self._name(method)
+        if self._timeout is None:
+            life = self._table.claim(self._key)
+            if life is not None:
+                return cast("R", life.here(life.invoke, name, args, kwargs))
+        return cast("R", self.ask(ProxyCall((name,), args, kwargs)))
 
     def submit(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
@@ -116,13 +122,11 @@ class AggregateRef(Generic[A]):
             TypeError: If this is no method of the registry's class.
 
         """
-        return self._ask(self._message(method, args, kwargs))
+        return self._ask(ProxyCall((self._name(method),), args, kwargs))
 
-    def _message(self, method: object, args: Any, kwargs: Any) -> messages.ProxyCall:
+    def _name(self, method: object) -> str:
         blueprint = self._table.blueprint
-        cls = None if blueprint is None else blueprint.aggregate_class
-        attribute = check_method(method, cls)
-        return messages.ProxyCall(attr_path=(attribute,), args=args, kwargs=kwargs)
+        return check_method(method, None) if blueprint is None else blueprint.name_of(method)
 
     # Pykka's calls.
 
@@ -176,22 +180,35 @@ class AggregateRef(Generic[A]):
             Exception: What the handler raised, or what `tell` raises.
 
         """
-        check_timeout(timeout)
-        future = self._ask(message)
         if not block:
-            return future
+            check_timeout(timeout)
+            return self._ask(message)
         if timeout is None:
             timeout = self._timeout
+            if timeout is None:
+                return self._ask_and_help(message)
+        check_timeout(timeout)
+        future = self._ask(message)
         try:
             return future.get(timeout=timeout)
         except pykka.Timeout:
-            if timeout is not None and not future.done():
+            if not future.done():
                 error = self._table.expire(self._key, future, timeout)
                 if error is not None:
                     raise error from error.__cause__
             if timeout is None or future.done():  # the answer has come, or is a Timeout itself
                 return future.get()
         raise NoAnswer(self._key, timeout, "; its handler has begun and goes on")
+
+    def _ask_and_help(self, message: Any) -> Any:
+        """Ask without a timeout: this thread may run the aggregate."""
+        life = self._table.claim(self._key)
+        if life is not None:
+            return life.here(life.receive, message)
+        with Held() as held:
+            future = self._ask(message)
+        held.help(future)
+        return future.get()
 
     def _ask(self, message: Any, future: Future[Any] | None = None) -> Future[Any]:
         if future is None:
@@ -241,10 +258,12 @@ class AggregateRef(Generic[A]):
 
         Raises:
             pykka.Timeout: After `timeout` seconds.
-            WaitCycle: If the calling aggregate would wait for itself. It does not stop, unless
-                somebody else wants it to, too.
+            WaitCycle: If the calling aggregate would wait for itself. It does not stop.
 
         """
         check_timeout(timeout)
-        future = self._table.stop(self._key, stop_letter(Future()))
+        future: Future[bool] = Future()
+        with Held() as held:
+            self._table.stop(self._key, stop_letter(future))
+        held.help(future if block and timeout is None else None)
         return cast("bool", future.get(timeout=timeout)) if block else future

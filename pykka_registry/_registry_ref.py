@@ -61,6 +61,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
     def __init__(self, actor: AggregateRegistry, table: Table) -> None:
         super().__init__(actor)
         self._table = table
+        self._active = table.active
 
     def __repr__(self) -> str:
         return f"<RegistryRef {self}>"
@@ -83,14 +84,15 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
             TypeError: If the key cannot be hashed.
 
         """
+        # A subscript is the fastest look-up there is; see benchmarks/lookup.py.
         try:
-            ref = self._table.active.get(key)
-            if ref is None:
-                ref = self._table.get(key)
+            return self._active[key]
+        except KeyError:
+            ref = self._table.get(key)
+            return default if ref is None else ref
         except TypeError:
             check_key(key)
             raise
-        return default if ref is None else ref
 
     def __getitem__(self, key: Hashable) -> pykka.ActorRef[A]:
         """Return the ref of the active actor under `key`.
@@ -250,13 +252,13 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Raises:
             RegistryStopped: If the registry is stopping or has stopped.
-            RuntimeError: If the system grants no thread to tell it.
             TypeError: If `listener` is no ref.
             pykka.ActorDeadError: If the listener is dead.
 
         """
         check_ref(listener, "the listener")
         self._table.subscribe(listener)
+        self._table.courier.start()
 
     def unsubscribe(self, listener: Ref) -> None:
         """Send `listener` nothing more; what is under way may still arrive.
@@ -341,7 +343,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Each aggregate handles what it had accepted before. Those that do not end within the
         registry's `drain_timeout` are abandoned: the log names them. An aggregate of this registry
-        that calls it does not wait, for it would wait for itself; nor does its `on_dead_letter`.
+        that calls it does not wait, for it would wait for itself.
 
         Args:
             block: Whether to wait until all is done.
@@ -362,7 +364,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         future = super().stop(block=False)
         if not block:
             return future
-        if self._table.is_waited_for_here():
+        if self._table.runs_here():
             return True
         stopped = future.get(timeout=timeout)
         seconds_left = None if deadline is None else deadline - time.monotonic()
@@ -378,12 +380,12 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Returns:
             The keys that had to be abandoned. If the registry had stopped before, those that are
-            still held. Empty if one of its own aggregates calls this, or its `on_dead_letter`: it
-            does not wait, for it would wait for itself.
+            still held. Empty if one of its own aggregates calls this: it does not wait, for
+            it would wait for itself.
 
         """
         future = self._drain(timeout)
-        if self._table.is_waited_for_here():
+        if self._table.runs_here():
             return []
         try:
             abandoned = future.get()

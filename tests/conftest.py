@@ -12,7 +12,7 @@ import pykka
 import pytest
 
 from pykka_registry import AggregateRegistry
-from tests.support import PATIENCE, Counting, Listener
+from tests.support import ON_POOL, PATIENCE, Counting, Listener
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 
 _failed: list[int] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about the thread of an aggregate where aggregates have none."""
+    if ON_POOL:
+        about_threads = [item for item in items if item.get_closest_marker("threads")]
+        config.hook.pytest_deselected(items=about_threads)
+        items[:] = [item for item in items if item not in about_threads]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,6 +62,8 @@ def nothing_is_left() -> Generator[None]:
     actors = pykka.ActorRegistry.get_all()
     pykka.ActorRegistry.stop_all()
     for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("pykka-registry-pool"):
+            continue  # the shared pool's, which live as long as the process
         thread.join(PATIENCE)
         assert not thread.is_alive(), f"{thread} is left"
     assert actors == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import threading
 import time
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable
 
     from pykka_registry import RegistryRef
-
 T = TypeVar("T")
+
+ON_POOL: bool = {"threads": False, "pooled": True}[os.environ.get("TEST_RUNTIME", "threads")]
+"""Whether the aggregates run on the pool. In the environment, which what tests start inherits."""
+
+if TYPE_CHECKING:
+    Runtime = pykka.ThreadingActor
+else:
+    from pykka_registry import PooledActor
+
+    Runtime = PooledActor if ON_POOL else pykka.ThreadingActor
 
 PATIENCE = 60.0
 """Seconds after which something that must happen has not happened."""
@@ -57,7 +67,7 @@ class Gate:
         self.opened.set()
 
 
-class Counting(AggregateMixin, pykka.ThreadingActor):
+class Counting(AggregateMixin, Runtime):
     """An aggregate that counts, and does what tests ask of it."""
 
     def on_start(self) -> None:
@@ -153,7 +163,6 @@ def nothing_remains(registry: RegistryRef[Any]) -> bool:
         table._watchers,
         table.admission._live,
         table.admission._waiting,
-        table.admission._urgent,
         table.admission._starting,
         table.admission._leaving,
         [entry for bucket in table._alarms._buckets.values() for entry in bucket],

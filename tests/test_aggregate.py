@@ -619,7 +619,7 @@ def test_a_launch_that_fails_after_its_key_was_abandoned_has_one_end(
 
     registry = AggregateRegistry.start(Counting)
     registry.subscribe(listener)
-    registry._table._launch = failing  # type: ignore[method-assign]
+    registry._table.launch = failing  # type: ignore[method-assign]
     errors: list[BaseException] = []
 
     def start() -> None:
@@ -732,7 +732,7 @@ def test_an_interrupted_claim_is_shared_by_nobody() -> None:
             launched.pass_through()
             raise KeyboardInterrupt
 
-        table._launch = interrupted  # type: ignore[method-assign]
+        table.launch = interrupted  # type: ignore[method-assign]
         errors: list[BaseException] = []
 
         def first() -> None:
@@ -747,7 +747,7 @@ def test_an_interrupted_claim_is_shared_by_nobody() -> None:
         launched.open()
         join(thread)
         assert isinstance(errors[0], KeyboardInterrupt)
-        del table._launch
+        del table.launch
         assert future.get(timeout=PATIENCE) is registry["a"]
 
 

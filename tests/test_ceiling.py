@@ -25,8 +25,6 @@ from pykka_registry import (
     Undeliverable,
     _waits,
 )
-from pykka_registry._admission import Admission
-from pykka_registry._inbox import Inbox
 from tests.support import (
     PATIENCE,
     Counting,
@@ -435,49 +433,6 @@ def test_nobody_waits_for_a_place_longer_than_the_registry_says(
     assert [event.key for event in ends(listener, 2)] == ["a", "new"]
 
 
-def test_nobody_in_line_is_given_up_while_places_come_free(clock: Clock) -> None:
-    with AggregateRegistry.start(Counting, max_live=1, start_timeout=100) as registry:
-        held = hold(registry, 0)
-        gates = [Gate() for _ in range(3)]
-        for key, gate in enumerate(gates, start=1):
-            registry.ref(key).proxy().wait_at.defer(gate)
-        last = registry.ref("last").submit(Counting.add)
-        for key, gate in enumerate(gates, start=1):
-            clock.forward(90, registry)
-            let_go(held) if key == 1 else gates[key - 2].open()
-            gate.wait_until_reached()
-        assert registry.stats().dead_letters == {}
-        assert registry.stats().waiting == 1
-        clock.forward(90, registry)
-        assert registry.stats().waiting == 1, "a place has come free within its time"
-        clock.forward(15, registry)
-        with pytest.raises(Overloaded, match="none became idle"):
-            last.get(timeout=PATIENCE)
-        gates[-1].open()
-
-
-def test_whoever_comes_into_line_looks_at_nobody_who_is_known_to_be_busy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    looks: list[Inbox] = []
-    is_cold = Inbox.is_cold
-
-    def count(inbox: Inbox) -> bool:
-        looks.append(inbox)
-        return is_cold(inbox)
-
-    def nothing(_admission: Admission) -> None: ...
-
-    monkeypatch.setattr(Admission, "tick", nothing)
-    with AggregateRegistry.start(Counting, max_live=20) as registry:
-        held = hold(registry, *range(20))
-        monkeypatch.setattr(Inbox, "is_cold", count)
-        answers = [registry.ref(("new", i)).submit(Counting.add) for i in range(100)]
-        assert len(looks) <= 2 * 20
-        let_go(held)
-        assert [answer.get(timeout=PATIENCE) for answer in answers] == [1] * 100
-
-
 def test_who_gives_up_takes_nobody_elses_turn_away() -> None:
     with AggregateRegistry.start(Counting, max_live=1) as registry:
         held = hold(registry, "a")
@@ -599,104 +554,17 @@ def test_on_starts_that_fill_all_places_are_refused() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])
-def test_on_starts_that_need_each_other_get_through_whatever_the_width(width: int) -> None:
-    """There are places enough, and those who wait are not at work."""
+def test_on_starts_that_fill_the_width_are_refused(width: int) -> None:
+    """There are places enough, but no more may start at once, and those who do wait."""
     with AggregateRegistry.start(
-        Nested, args=(3 * width,), max_starting=width, start_timeout=2 * PATIENCE
+        Nested, args=(width,), max_starting=width, start_timeout=2 * PATIENCE
     ) as registry:
-        assert registry.get_or_start(0).is_alive()
-        assert sorted(registry) == list(range(3 * width + 1))
-
-
-class Parent(Counting):
-    """Needs its child in `on_start`, or in its handler."""
-
-    where = "on_start"
-    barrier: threading.Barrier
-    """Where parents meet, so that they fill the width."""
-
-    def on_start(self) -> None:
-        super().on_start()
-        if self.key[0] == "parent" and self.where == "on_start":
-            self.barrier.wait()
-            self.load()
-
-    def load(self) -> int:
-        child = ("child", self.key[1])
-        if self.key[1] % 2:
-            self.registry.get_or_start(child)
-        return self.registry.ref(child).call(Counting.add)
-
-
-def test_a_burst_of_cold_keys_that_need_other_cold_keys_gets_through() -> None:
-    width = 8
-    Parent.barrier = threading.Barrier(width, timeout=PATIENCE)
-    with AggregateRegistry.start(
-        Parent, max_starting=width, start_timeout=2 * PATIENCE
-    ) as registry:
-        answers = [registry.ref(("parent", i)).submit(Counting.add) for i in range(10 * width)]
-        assert [answer.get(timeout=PATIENCE) for answer in answers] == [1] * (10 * width)
-        assert registry.stats().ends == {}
-
-
-@pytest.mark.parametrize("how", ["ends before it answers", "rests", "stops"])
-def test_a_key_that_is_to_start_later_does_not_wait_for_who_waits_for_it(how: str) -> None:
-    """Who starts waits for a key that is active, or not due, and stands in line only later."""
-    gates = {"child": Gate(), "failing": Gate()}
-
-    class Fragile(Counting):
-        def on_start(self) -> None:
-            super().on_start()
-            if self.key == "parent":
-                assert self.registry.ref("child").call(Counting.add) == 1
-
-        def on_failure(self, *_exc_info: Any) -> None:
-            gates["failing"].pass_through()
-
-        def on_stop(self) -> None:
-            if how == "stops" and self.key == "child" and not gates["failing"].opened.is_set():
-                gates["failing"].pass_through()
-
-    backoff = (0.05, 0.05) if how == "rests" else (0, 0)
-    with AggregateRegistry.start(
-        Fragile, max_starting=1, backoff=backoff, start_timeout=2 * PATIENCE
-    ) as registry:
-        child = registry.ref("child")
-        child.proxy().wait_at(gates["child"])
-        gates["child"].wait_until_reached()
-        if how == "stops":
-            child.stop(block=False)
-        else:
-            child.proxy().fail.defer(ValueError("no"))
-        if how != "ends before it answers":
-            gates["child"].open()
-            gates["failing"].wait_until_reached()
-        parent = registry.ref("parent").submit(Counting.add)
-        wait_until_blocked(1)
-        gates["child"].open()
-        gates["failing"].open()
-        assert parent.get(timeout=PATIENCE) == 1
-
-
-def test_what_outsiders_wait_for_stays_within_the_width() -> None:
-    """Also if they wait by way of a future that is mapped, which counts as running something."""
-    gate = Gate()
-
-    class Slow(Counting):
-        def on_start(self) -> None:
-            super().on_start()
-            gate.pass_through()
-
-    with AggregateRegistry.start(Slow, max_starting=2) as registry:
-        futures = [registry.ref(key).submit(Counting.add) for key in range(6)]
-        mapped = [future.map(lambda count: -count) for future in futures]
-        threads = [start_thread(functools.partial(m.get, timeout=PATIENCE)) for m in mapped]
-        wait_until_blocked(6)
-        assert (registry.stats().starting, registry.stats().waiting) == (2, 4)
-        gate.open()
-        for thread in threads:
-            join(thread)
-        assert [m.get(timeout=PATIENCE) for m in mapped] == [-1] * 6
+        registry.get_or_start(1_000)  # an idle one makes no way for a start
+        with pytest.raises(Overloaded, match=HOPELESS) as raised:
+            registry.get_or_start(0)
+        assert raised.value.key == width
+        assert registry.get_or_start(width).is_alive()
+        assert registry.get_or_start(width - 1).is_alive(), "its next is there, and need not start"
 
 
 def test_an_on_stop_that_waits_for_its_own_place_is_refused_at_once() -> None:
@@ -869,13 +737,13 @@ def test_a_start_that_waits_for_one_that_can_go_on_is_not_refused() -> None:
             if self.key == "asking":
                 self.registry.ref("new").call(Counting.add)
 
-    with AggregateRegistry.start(Slow, max_live=2) as registry:
+    with AggregateRegistry.start(Slow, max_starting=2) as registry:
         slow = registry.proxy().get_or_start("slow").get()
         gate.wait_until_reached()
         asking = registry.proxy().get_or_start("asking").get()
         wait_until_blocked(1)
         gate.open()
-        assert slow.get(timeout=PATIENCE) is not None
+        assert slow.get().is_alive()
         assert asking.get(timeout=PATIENCE).is_alive()
 
 
@@ -1083,7 +951,7 @@ def test_threads_that_fail_to_start_now_and_then_lose_nothing(
 def test_one_that_is_slow_to_stop_does_not_hold_up_others_for_ever(
     listener: pykka.ActorRef[Listener],
 ) -> None:
-    """It was the coldest, but once it is abandoned another idle one is asked."""
+    """It was the coldest, but when it does not go for a while another idle one is asked."""
     gate = Gate()
 
     class SlowToStop(Counting):
@@ -1091,43 +959,17 @@ def test_one_that_is_slow_to_stop_does_not_hold_up_others_for_ever(
             if self.key == "slow":
                 gate.pass_through()
 
-    with AggregateRegistry.start(SlowToStop, max_live=2, stop_timeout=0.1) as registry:
+    with AggregateRegistry.start(SlowToStop, max_live=2) as registry:
         registry.subscribe(listener)
         registry.get_or_start("slow")
         registry.get_or_start("b")
         wait_until_asleep(registry, "slow", "b")
         assert registry.ref("c").submit(Counting.add).get(timeout=PATIENCE) == 1
         gate.wait_until_reached()
-        assert ends(listener, 2) == [
-            Terminated("slow", 1, EndReason.ABANDONED),
-            Terminated("b", 2, EndReason.EVICTED),
-        ]
+        assert ends(listener, 1) == [Terminated("b", 2, EndReason.EVICTED)]
         assert registry.stats().live == 2
         gate.open()
-        poll(lambda: not registry.stats().quarantined)
         assert registry.ref("slow").call(Counting.add) == 1
-
-
-def test_one_that_is_slow_to_stop_makes_nobody_else_go_in_its_place() -> None:
-    gate = Gate()
-
-    class SlowToStop(Counting):
-        def on_stop(self) -> None:
-            gate.pass_through()
-
-    with AggregateRegistry.start(SlowToStop, max_live=3) as registry:
-        for key in range(3):
-            registry.get_or_start(key)
-        wait_until_asleep(registry, *range(3))
-        answer = registry.ref("new").submit(Counting.add)
-        gate.wait_until_reached()
-        for _ in range(3):
-            registry._table.tick()
-        wait_until_asleep(registry, 1, 2)
-        assert (registry.stats().stopping, registry.stats().active) == (1, 2)
-        gate.open()
-        assert answer.get(timeout=PATIENCE) == 1
-        assert registry.stats().ends == {EndReason.EVICTED: 1}
 
 
 class Stuck(Counting):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 import pytest
-from pykka import messages
 
 from pykka_registry import (
     AggregateMixin,
@@ -26,19 +25,16 @@ from pykka_registry import (
     RegistryStopped,
     Terminated,
     Undeliverable,
-    WaitCycle,
 )
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
 from pykka_registry._table import Table
 from tests.support import (
     PATIENCE,
-    Counting,
     Gate,
     Listener,
     in_threads,
     join,
-    poll,
     start_thread,
     tiny_switch_interval,
     told_when,
@@ -366,8 +362,8 @@ def test_who_sets_the_stop_flag_from_outside_loses_nothing(
     close = Inbox.close
     (own,) = [thread for thread in threading.enumerate() if thread.name == "Writer-1"]
 
-    def close_and_wait(inbox: Inbox, error: Any) -> Any:
-        left = close(inbox, error)
+    def close_and_wait(inbox: Inbox, error: Any, later: Any) -> Any:
+        left = close(inbox, error, later)
         gate.open()
         own.join(0.2)  # it must not end before what it has left over is handed on
         return left
@@ -921,59 +917,6 @@ def test_a_hook_may_use_the_registry(listener: pykka.ActorRef[Listener]) -> None
     registry.stop()
 
 
-@pytest.mark.parametrize("how", ["by itself", "by a plain ref", "by its key"])
-def test_a_request_to_stop_that_is_left_over_is_no_dead_letter(how: str) -> None:
-    class Quitting(Counting):
-        def quit(self, gate: Gate) -> None:
-            gate.pass_through()
-            self.stop()
-            if how == "by itself":
-                self.stop()
-
-    gate = Gate()
-    with AggregateRegistry.start(Quitting) as registry:
-        a = registry.ref("a")
-        a.proxy().quit.defer(gate)
-        gate.wait_until_reached()
-        if how == "by a plain ref":
-            registry["a"].tell(messages._ActorStop())
-        elif how == "by its key":
-            a.tell(messages._ActorStop())
-            a.tell(messages._ActorStop())
-        gate.open()
-        assert a.stop() is True or how != "by itself"
-        poll(lambda: not registry.stats().live)
-        assert registry.stats().dead_letters == {}
-        assert registry.stats().queued == 0
-
-
-@pytest.mark.parametrize("then", ["nothing", "a message"])
-def test_a_stop_behind_an_ask_that_expires_starts_nothing(then: str) -> None:
-    with AggregateRegistry.start(Counting, max_live=1) as registry:
-        gate = Gate()
-        holding = registry.ref("a").proxy().wait_at(gate)
-        gate.wait_until_reached()
-        b = registry.ref("b")
-
-        def ask() -> None:
-            with pytest.raises(pykka.Timeout):
-                b.ask("x", timeout=0.2)
-
-        asking = start_thread(ask)
-        poll(lambda: registry.stats().queued == 1)
-        stopped = b.stop(block=False)
-        if then == "a message":
-            b.proxy().add.defer()
-        join(asking)
-        assert stopped.get(timeout=PATIENCE) is False
-        assert registry.stats().waiting == (then == "a message")
-        gate.open()
-        holding.get(timeout=PATIENCE)
-        if then == "a message":
-            assert b.call(Counting.add) == 2
-        assert registry.stats().activations == 1 + (then == "a message")
-
-
 # A bound for what waits.
 
 
@@ -1035,108 +978,6 @@ def test_what_is_left_over_is_kept_though_there_is_no_room_for_more(
     wait_for(last)
     assert setting.diary.handled[1:-1] == list(range(20))
     setting.registry.stop()
-
-
-def test_what_has_expired_takes_up_no_room() -> None:
-    gate = Gate()
-
-    class Slow(Counting):
-        def on_start(self) -> None:
-            super().on_start()
-            gate.pass_through()
-
-    with AggregateRegistry.start(Slow, max_queued=10) as registry:
-        slow = registry.ref("slow")
-        for i in range(5):
-            slow.proxy().add.defer(10**i)
-        gate.wait_until_reached()
-        for _ in range(1_000):
-            with pytest.raises(pykka.Timeout):
-                slow.ask("x", timeout=0)
-            entry = registry._table._entries["slow"]
-            assert len(entry.queue) <= 2 * 5 + 1
-            assert registry.stats().queued == 5
-        for _ in range(5):
-            registry.ref("other").tell("there is room")
-        with pytest.raises(Overloaded):
-            registry.ref("other").tell("there is none")
-        gate.open()
-        poll(lambda: "slow" in registry)
-        assert slow.call(Counting.add) == 11_112
-        assert registry.stats().queued == 0
-        assert registry.stats().expired == 1_000
-
-
-def test_what_is_refused_as_a_cycle_takes_up_no_room() -> None:
-    gate = Gate()
-
-    class Asking(Counting):
-        def on_start(self) -> None:
-            super().on_start()
-            for _ in range(100):
-                with pytest.raises(WaitCycle):
-                    self.registry.ref(self.key).call(Counting.add)
-            gate.pass_through()
-
-    with AggregateRegistry.start(Asking, max_queued=10) as registry:
-        registry.ref("a").proxy().add.defer()
-        gate.wait_until_reached()
-        assert registry.stats().queued == 1
-        gate.open()
-        assert registry.ref("a").call(Counting.add) == 2
-
-
-def test_requests_to_stop_take_up_no_room_and_those_in_a_row_are_one() -> None:
-    gate = Gate()
-
-    class Slow(Counting):
-        def on_start(self) -> None:
-            super().on_start()
-            if self.key == "slow":
-                gate.pass_through()
-
-    with AggregateRegistry.start(Slow, max_queued=2) as registry:
-        slow = registry.ref("slow")
-        first = slow.submit(Counting.add)
-        gate.wait_until_reached()
-        stops = [slow.stop(block=False) for _ in range(1_000)]
-        assert len(registry._table._entries["slow"].queue) == 2
-        second = slow.submit(Counting.add)
-        later = slow.stop(block=False)
-        assert registry.stats().queued == 2
-        assert registry.ref("other").stop() is False
-        gate.open()
-        assert first.get(timeout=PATIENCE) == 1
-        assert {stop.get(timeout=PATIENCE) for stop in stops} == {True}
-        assert second.get(timeout=PATIENCE) == 1, "the next incarnation has it"
-        assert later.get(timeout=PATIENCE) is True
-        assert registry.stats().ends == {EndReason.STOPPED: 2}
-
-
-def test_who_takes_a_stop_back_that_would_never_end_does_so_for_itself_only() -> None:
-    """Two wait for the same stop, and the first of them is refused: it would wait for itself."""
-    refused: list[str] = []
-    gate = Gate()
-
-    class Clinging(Counting):
-        def on_start(self) -> None:
-            super().on_start()
-            if self.key == "a":
-                stop = self.registry.ref("a").stop(block=False)
-                gate.pass_through()
-                try:
-                    stop.get()
-                except WaitCycle:
-                    refused.append("a")
-
-    with AggregateRegistry.start(Clinging) as registry:
-        a = registry.ref("a")
-        a.tell("x")
-        gate.wait_until_reached()
-        other = a.stop(block=False)
-        gate.open()
-        assert other.get(timeout=PATIENCE) is True
-        assert refused == ["a"]
 
 
 def test_many_senders_at_the_bound_lose_nothing(listener: pykka.ActorRef[Listener]) -> None:

@@ -137,8 +137,9 @@ def test_who_comes_second_to_a_hook_that_fails_runs_it_with_the_seconds_that_are
     gate.wait_until_reached()
     results: list[Any] = []
     second = start_thread(lambda: results.append(future.get(timeout=PATIENCE)))
-    assert future._hook_run is not None
-    while not future._hook_run.over._waiters:
+    assert future._hook is not None
+    assert future._hook._run is not None
+    while not future._hook._run.over._waiters:
         pass
     gate.open()
     join(first)

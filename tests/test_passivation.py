@@ -462,11 +462,11 @@ def slip_in_before_it_looks(
     slipped: list[str] = []
     nudge = Inbox.nudge
 
-    def put_and_nudge(self: Inbox) -> None:
+    def put_and_nudge(self: Inbox, *later: Any) -> None:
         if not slipped and self.owner is not None:
             self.accept(letter)
             slipped.append("before it looks")
-        nudge(self)
+        nudge(self, *later)
 
     monkeypatch.setattr(Inbox, "nudge", put_and_nudge)
     return slipped
@@ -704,6 +704,7 @@ def test_idle_bookkeeping_wakes_no_aggregate_and_sets_no_alarm_for_a_message(
         assert registry.stats().ends == {}
 
 
+@pytest.mark.threads
 def test_idle_times_need_no_thread_of_their_own() -> None:
     with AggregateRegistry.start(Worded, idle=IDLE) as registry:
         before = set(threading.enumerate())

@@ -117,22 +117,6 @@ def test_any_time_from_none_at_all_to_for_ever_will_do(keyword: str, seconds: fl
     assert getattr(Policy.of({keyword: seconds}), keyword) == seconds
 
 
-@pytest.mark.parametrize("keyword", [*SECONDS, *SECONDS_OR_NONE])
-def test_seconds_that_no_float_can_hold_are_refused_with_a_way_out(keyword: str) -> None:
-    """A whole number may be too large, and have too many digits to be shown."""
-    text = rf"^{keyword} is more seconds than a float can hold; use float\('inf'\)"
-    refused(ValueError, text, **{keyword: 10**5_000})
-
-
-def test_a_timeout_that_no_float_can_hold_ends_nobody() -> None:
-    with AggregateRegistry.start(Counting) as registry:
-        with pytest.raises(ValueError, match="timeout is more seconds than a float can hold"):
-            registry.ref("a").ask("anything", timeout=10**400)
-        with pytest.raises(ValueError, match="after is more seconds than a float can hold"):
-            registry.ref("a").call(Counting.passivate, 10**400)
-        assert registry.ref("a").call(Counting.add) == 1
-
-
 @pytest.mark.parametrize("keyword", [*COUNTS, "max_live"])
 @pytest.mark.parametrize("wrong", ["5", 5.0, True, (5,), math.inf])
 def test_a_count_is_a_whole_number(keyword: str, wrong: object) -> None:

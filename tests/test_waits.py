@@ -399,7 +399,6 @@ class Thing(_waits.Runs):
 class Waiting:
     def __init__(self, target: _waits.Waited) -> None:
         self.target: _waits.Waited | None = target
-        self.urgent = False
         self.over = False
 
     def done(self) -> bool:
@@ -444,9 +443,7 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
         def holders(self) -> None:
             return None
 
-        def urge(self, wait: _waits.Wait) -> None: ...
-
-        def was_withdrawn(self, wait: _waits.Wait) -> None:
+        def was_withdrawn(self) -> None:
             raise AssertionError("it was not sent")
 
     def sleep() -> None:
@@ -459,37 +456,6 @@ def test_who_waits_for_the_same_is_looked_at_once() -> None:
         assert len(_waits._blocked) == 2
     asleep.open()
     join(thread)
-
-
-def test_what_is_raised_right_after_a_wait_was_published_leaves_no_edge(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As `PyThreadState_SetAsyncExc` may have it, between any two lines."""
-
-    class Interrupting:
-        """Raises when it is released, once a wait was published under it."""
-
-        def __init__(self) -> None:
-            self._lock = threading.Lock()
-
-        def __enter__(self) -> None:
-            self._lock.acquire()
-
-        def __exit__(self, *_exc_info: object) -> None:
-            published = bool(_waits._blocked)
-            self._lock.release()
-            if published:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(_waits, "_lock", Interrupting())
-    us, other = Thing("us"), Thing("other")
-    with (
-        pytest.raises(KeyboardInterrupt),
-        _waits.running(us),
-        _waits.blocked_on(Waiting(other)),
-    ):
-        raise AssertionError
-    assert _waits._blocked == {}
 
 
 def test_a_long_chain_of_waits_is_followed_to_its_end() -> None:
