@@ -3,11 +3,15 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
+# The modules of tests whose aggregates run on threads, and once more on the pool.
+ON_BOTH := aggregate ceiling delivery events foreign model passivation races ref registry shutdown \
+	supervision waits watch x3m_defects
+
 .PHONY: help demo test check guards model wheel bench clean
 
 help:
 	@echo "make demo    run the bank example on its own sample"
-	@echo "make test    run all the tests, with branch coverage"
+	@echo "make test    run all the tests, on both runtimes, with branch coverage"
 	@echo "make check   check formatting, lint and types"
 	@echo "make guards  take each guard out of the code and see its test fail"
 	@echo "make model   check the model of delivery in all its states (needs spin and gcc)"
@@ -38,6 +42,7 @@ demo: .venv/base
 test: .venv/test
 	@rm -f .coverage .coverage.*
 	$(PY) -m coverage run -m pytest
+	TEST_RUNTIME=pooled $(PY) -m coverage run -m pytest $(ON_BOTH:%=tests/test_%.py)
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
@@ -67,8 +72,10 @@ wheel: .venv/check
 bench: .venv/bench
 	$(PY) benchmarks/lookup.py
 	$(PY) benchmarks/eviction.py --plot docs/eviction.svg
-	$(PY) benchmarks/group_commit.py
 	$(PY) -m tests.conservation
+	TEST_RUNTIME=pooled $(PY) -m tests.conservation
+	$(PY) -m benchmarks.soak --seconds 60
+	$(PY) -m benchmarks.runtime --plot docs/throughput.svg
 
 clean:
 	rm -rf .venv .wheel-venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build demo dist

@@ -3,15 +3,14 @@
     python benchmarks/eviction.py [--plot FILE.svg]
 
 A hit is a request for what is live; all else must be started first. SIEVE is the package's own, LRU
-is an `OrderedDict`, and the optimum knows the future: of all that is live it passivates what will
-not be asked for again for the longest time. All three get the same requests, made by chance with
-fixed seeds, so every run prints the same figures. The first request for a key is a miss for
-everybody, so even the optimum is below 1.
+is an `OrderedDict`, and the optimum knows the future: of all that is live it retires what will not
+be asked for again for the longest time. All three get the same requests, made by chance with fixed
+seeds, so every run prints the same figures. The first request for a key is a miss for everybody, so
+even the optimum is below 1.
 
 The loop has no bar: when the keys are asked for one after another, over and over, SIEVE and LRU
-alike passivate each of them just before it is asked for again. When popularity changes for all keys
-at once, SIEVE is the slower one to let the old favourites go; its bar says how much it may lose
-there.
+alike retire each of them just before it is asked for again. When popularity changes for all keys at
+once, SIEVE is the slower one to let the old favourites go; its bar says how much it may lose there.
 
 The exit status tells whether the bars were met. `--plot` draws the curves; it needs matplotlib, the
 tables need nothing.
@@ -86,7 +85,7 @@ def pardon(node: Live) -> bool:
 
 
 def hits_of_sieve(requests: Sequence[int], size: int) -> int:
-    """Return how many requests hit a cache of this size that evicts by SIEVE."""
+    """Return how many requests hit a cache of this size that retires by SIEVE."""
     hits = 0
     live: dict[int, Live] = {}
     sieve: Sieve[Live] = Sieve()
@@ -107,7 +106,7 @@ def hits_of_sieve(requests: Sequence[int], size: int) -> int:
 
 
 def hits_of_lru(requests: Sequence[int], size: int) -> int:
-    """Return how many requests hit a cache of this size that evicts the least recently used."""
+    """Return how many requests hit a cache of this size that retires the least recently used."""
     hits = 0
     live: OrderedDict[int, None] = OrderedDict()
     for key in requests:

@@ -18,6 +18,7 @@ from pykka_registry._exceptions import (
     Undeliverable,
     WaitCycle,
 )
+from pykka_registry._pooled import PooledActor
 from pykka_registry._proxy import AggregateProxy
 from pykka_registry._ref import AggregateRef
 from pykka_registry._registry import AggregateRegistry
@@ -33,6 +34,7 @@ __all__ = [
     "EndReason",
     "KeyAlreadyRegistered",
     "Overloaded",
+    "PooledActor",
     "Quarantined",
     "Registered",
     "RegistryError",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import pykka
 
+from pykka_registry import _pooled_life
 from pykka_registry._checks import (
     check_arguments,
     check_bases,
@@ -19,13 +20,17 @@ from pykka_registry._entry import Blueprint, Entry, StartRequest
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
 from pykka_registry._life import Life, live
+from pykka_registry._pooled import PooledActor
 from pykka_registry._table import Table
+from pykka_registry._turns import in_spare_thread
+from pykka_registry._waits import may_help
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from pykka._actor import ActorInbox
 
+    from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._entry import Incarnation
     from pykka_registry._registry_ref import RegistryRef
 
@@ -64,11 +69,11 @@ class AggregateMixin(pykka.Actor):
         super().__init_subclass__(**kwargs)
         check_bases(cls, AggregateMixin)
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
-        """Make what a ref copies, before a constructor makes one."""
-        self = super().__new__(cls)
-        self._pykka_registry_life = Life(None)
-        return self
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Do what Pykka's constructor does, which is done already if a registry constructs this."""
+        if "_pykka_registry_life" not in vars(self):
+            self._pykka_registry_life = Life(None, self)
+            super().__init__(*args, **kwargs)
 
     @classmethod
     def start(
@@ -132,18 +137,17 @@ class AggregateMixin(pykka.Actor):
         if blueprint is None or args or kwargs:
             instead = "; start()'s own arguments take the place of all of the registry's"
             hint = "" if blueprint is None else instead
-            check_arguments(cls, AggregateMixin, args, kwargs, hint)
+            check_arguments(cls, args, kwargs, hint)
             blueprint = Blueprint(cls, args, kwargs)
         elif blueprint.aggregate_class is not cls:
-            check_arguments(cls, AggregateMixin, blueprint.args, blueprint.kwargs)
+            check_arguments(cls, blueprint.args, blueprint.kwargs)
             blueprint = Blueprint(cls, blueprint.args, blueprint.kwargs)
         return table.obtain(StartRequest(key, blueprint, exclusive=True), timeout)
 
     def passivate(self, after: float | None = 0) -> None:
-        """Be passivated once no message has come for `after` seconds.
+        """Retire once no message has come for `after` seconds, in place of the registry's `idle`.
 
-        That is in place of the registry's `idle`. The latest word holds, for this incarnation. With
-        0 it is as soon as nothing waits.
+        The latest word holds, for this incarnation. With 0 it retires as soon as nothing waits.
         Each message, through whichever ref, makes the time begin anew. It ends as by a stop: with
         `on_stop`. The next message to its key activates a new incarnation.
 
@@ -197,9 +201,22 @@ class AggregateMixin(pykka.Actor):
     # Pykka's extension points.
 
     if not TYPE_CHECKING:  # pragma: no branch
-        # Pykka's constructor sets both. They were there before, so what it sets is ignored. For a
-        # type checker they stay the plain attributes that Pykka declares, else every user's class
-        # would have two bases that disagree.
+        # Pykka's constructor sets the last three, and what it sets is ignored. For a type checker
+        # they stay the plain attributes that Pykka declares, else every user's class would have two
+        # bases that disagree.
+
+        @property
+        def actor_ref(self) -> IncarnationRef:
+            """See `pykka.Actor.actor_ref`."""
+            return self._pykka_registry_life.ref
+
+        @property
+        def actor_urn(self) -> str:
+            """See `pykka.Actor.actor_urn`."""
+            return self._pykka_registry_life.urn
+
+        @actor_urn.setter
+        def actor_urn(self, _urn: str) -> None: ...
 
         @property
         def actor_inbox(self) -> ActorInbox:
@@ -227,10 +244,29 @@ class AggregateMixin(pykka.Actor):
 
     @classmethod
     def _pykka_registry_launch(cls, incarnation: Incarnation) -> None:
-        """Start the thread in which the incarnation is constructed, lives and ends."""
+        """Have the incarnation constructed, by a thread in which it lives and ends, or a pool."""
+        if issubclass(cls, PooledActor):
+            _pooled_life.submit(incarnation)
+            return
         threading.Thread(
             target=live,
             args=(incarnation,),
             name=f"{cls.__name__}-{incarnation.number}",
             daemon=cast("type[pykka.ThreadingActor]", cls).use_daemon_thread,
         ).start()
+
+    @classmethod
+    def _pykka_registry_help(cls, incarnation: Incarnation, until: Future[Any]) -> bool:
+        """Take the incarnation's first turn in this thread, if that may be; tells whether so."""
+        return (
+            issubclass(cls, PooledActor)
+            and cls.helping
+            and may_help()
+            and _pooled_life.begin(incarnation, until)
+        )
+
+    @classmethod
+    def _pykka_registry_rescue(cls, incarnation: Incarnation) -> None:
+        """Have a spare thread take the incarnation's first turn, if it has none of its own."""
+        if issubclass(cls, PooledActor):
+            in_spare_thread(_pooled_life.begin, incarnation)

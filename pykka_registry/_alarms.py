@@ -21,7 +21,9 @@ _PARTS = 32
 class Owner:
     """What can have an alarm."""
 
-    alarm: float | None = None
+    __slots__ = ()
+
+    alarm: float | None
     """The bucket that it is in."""
 
 
@@ -38,42 +40,29 @@ class Alarms(Generic[O]):
 
     def set(self, owner: O, now: float, delay: float | None) -> None:
         """Let the owner's alarm ring in `delay` seconds, in place of any other; `None`: not."""
-        # In an order that an interrupt does no harm to: what is in a bucket rings only if it knows.
         if owner.alarm is not None:
-            self._buckets.get(owner.alarm, {}).pop(owner, None)
+            del self._buckets[owner.alarm][owner]
             owner.alarm = None
         if delay is None or math.isinf(delay):
             return
         width = _FINEST
         if delay > _FINEST * _PARTS:
             width = math.ldexp(1, math.frexp(delay / _PARTS)[1] - 1)
-        at = math.ceil((now + delay) / width) * width
-        bucket = self._buckets.get(at)
+        owner.alarm = math.ceil((now + delay) / width) * width
+        bucket = self._buckets.get(owner.alarm)
         if bucket is None:
-            heapq.heappush(self._times, at)
-            bucket = self._buckets[at] = {}
+            bucket = self._buckets[owner.alarm] = {}
+            heapq.heappush(self._times, owner.alarm)
         bucket[owner] = None
-        owner.alarm = at
-
-    def mend(self) -> None:
-        """Take out of the buckets whose alarms are not set for their time."""
-        for at, bucket in self._buckets.items():
-            for owner in [owner for owner in bucket if owner.alarm != at]:
-                del bucket[owner]
-
-    def has(self, owner: O) -> bool:
-        """Tell whether the owner's alarm will ring."""
-        return owner.alarm is not None and owner in self._buckets.get(owner.alarm, ())
 
     def ring(self, now: float) -> list[O]:
         """Take off the alarms whose time has come, and return their owners."""
         owners: list[O] = []
         while self._times and self._times[0] <= now:
-            at = heapq.heappop(self._times)
-            for owner in self._buckets.pop(at, ()):
-                if owner.alarm == at:
-                    owner.alarm = None
-                    owners.append(owner)
+            bucket = self._buckets.pop(heapq.heappop(self._times))
+            for owner in bucket:
+                owner.alarm = None
+            owners += bucket
         return owners
 
     def next(self) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import difflib
 import inspect
-import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
+from pykka_registry._pooled import PooledActor
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "check_aggregate_class",
@@ -20,9 +21,8 @@ __all__ = [
     "check_callable",
     "check_choice",
     "check_count",
+    "check_executor",
     "check_foreign",
-    "check_is_mapping",
-    "check_is_name",
     "check_is_ref",
     "check_is_tuple",
     "check_key",
@@ -73,13 +73,13 @@ def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
             )
             raise TypeError(msg)
     for base in cls.__mro__:
-        if base in {mixin, pykka.ThreadingActor, pykka.Actor}:
+        if base in {mixin, pykka.ThreadingActor, PooledActor, pykka.Actor}:
             continue
         if own := _RUNTIME & vars(base).keys():
             msg = (
                 f"{base.__name__} is a runtime of its own, for it defines "
-                f"{', '.join(sorted(own))}; {mixin.__name__} works with pykka.ThreadingActor: "
-                f"write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
+                f"{', '.join(sorted(own))}; {mixin.__name__} works with pykka.ThreadingActor and "
+                f"PooledActor: write class {cls.__name__}({mixin.__name__}, pykka.ThreadingActor)"
             )
             raise TypeError(msg)
         if hidden := {"key", "registry"} & vars(base).keys():
@@ -90,22 +90,15 @@ def check_bases(cls: type[pykka.Actor], mixin: type[Any]) -> None:
             raise TypeError(msg)
 
 
-def check_aggregate_class(wanted: object, mixin: type[Any]) -> type[Any]:
-    """Return the class, which may be written `Box[int]`.
-
-    Raises:
-        TypeError: If this is no aggregate class that can be started.
-
-    """
-    cls = get_origin(wanted) or wanted
-    if not (isinstance(cls, type) and issubclass(cls, mixin)) or cls is mixin:
+def check_aggregate_class(cls: object, mixin: type[Any]) -> None:
+    """Raise `TypeError` if `cls` is no aggregate class that can be started."""
+    if not (isinstance(cls, type) and issubclass(cls, mixin)):
         msg = (
-            f"{wanted!r} is no aggregate class: write "
+            f"{cls!r} is no aggregate class: write "
             f"class Account({mixin.__name__}, pykka.ThreadingActor), and pass the class"
         )
         raise TypeError(msg)
-    check_startable(cls)
-    return cls
+    check_startable(cast("type[pykka.Actor]", cls))
 
 
 def check_is_tuple(args: object) -> None:
@@ -115,26 +108,14 @@ def check_is_tuple(args: object) -> None:
         raise TypeError(msg)
 
 
-def check_is_mapping(kwargs: object) -> None:
-    """Raise `TypeError` for `kwargs` that are no mapping."""
-    if not isinstance(kwargs, Mapping):
-        msg = f"kwargs must be a mapping, not {kwargs!r}"
-        raise TypeError(msg)
-
-
-def check_is_name(name: object) -> None:
-    """Raise `TypeError` for a name that is no text."""
-    if not isinstance(name, str):
-        msg = f"name must be a str, not {name!r}"
-        raise TypeError(msg)
-
-
 def check_startable(cls: type[pykka.Actor]) -> None:
     """Raise `TypeError` if `cls` has no runtime to live on, or lacks a method that it must have."""
-    if pykka.ThreadingActor not in cls.__mro__:
+    runtimes = {pykka.ThreadingActor, PooledActor}.intersection(cls.__mro__)
+    if len(runtimes) != 1:
         msg = (
-            f"{cls.__name__} has no runtime: "
-            f"write class {cls.__name__}(AggregateMixin, pykka.ThreadingActor)"
+            f"{cls.__name__} has {'two runtimes' if runtimes else 'no runtime'}: write "
+            f"class {cls.__name__}(AggregateMixin, pykka.ThreadingActor), "
+            f"or class {cls.__name__}(AggregateMixin, PooledActor)"
         )
         raise TypeError(msg)
     if inspect.isabstract(cls):
@@ -144,19 +125,9 @@ def check_startable(cls: type[pykka.Actor]) -> None:
 
 
 def check_arguments(
-    cls: type[pykka.Actor],
-    mixin: type[Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    hint: str = "",
+    cls: type[pykka.Actor], args: Sequence[Any], kwargs: Mapping[str, Any], hint: str = ""
 ) -> None:
     """Raise `TypeError` if the constructor of `cls` does not take these arguments."""
-    new: object = cls.__new__
-    takes_none = cls.__init__ is pykka.Actor.__init__ and new is mixin.__new__
-    if takes_none and (args or kwargs):
-        # Pykka's own takes whatever it is given, and does nothing with it.
-        msg = f"{cls.__name__} has no __init__ of its own, so it takes no arguments{hint}"
-        raise TypeError(msg)
     try:
         signature = inspect.signature(cls.__init__)
     except ValueError:  # pragma: no cover  # a constructor written in C may have no signature
@@ -169,28 +140,13 @@ def check_arguments(
         raise TypeError(msg) from None
 
 
-def check_seconds(
-    seconds: object, what: str, *, least: float = -math.inf, finite: bool = False
-) -> None:
-    """Raise `TypeError` or `ValueError` if `seconds` is no number, or less than `least`.
-
-    An infinite number will do, unless it must be `finite`.
-    """
-    if (
-        not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds != seconds  # noqa: PLR0124  # NaN; math.isnan fails for huge whole numbers
-    ):
+def check_seconds(seconds: object, what: str, *, least: float = float("-inf")) -> None:
+    """Raise `TypeError` or `ValueError` if `seconds` is no number, or less than `least`."""
+    if not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
         msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
-    try:
-        float(seconds)
-    except OverflowError:  # it may have too many digits to be shown
-        msg = f"{what} is more seconds than a float can hold; use float('inf')"
-        raise ValueError(msg) from None
     if seconds < least:
         msg = f"{what} must be at least {least:g} seconds, not {seconds!r}"
-        raise ValueError(msg)
-    if finite and math.isinf(seconds):
-        msg = f"{what} must be a finite number of seconds, not {seconds!r}"
         raise ValueError(msg)
 
 
@@ -225,6 +181,20 @@ def check_count(count: object, what: str, *, least: int) -> None:
         raise ValueError(msg)
 
 
+def check_executor(executor: object, what: str) -> None:
+    """Raise `TypeError` if `executor` cannot run turns, which need this process's threads."""
+    if executor is None:
+        return
+    if not isinstance(executor, concurrent.futures.Executor) or isinstance(
+        executor, concurrent.futures.ProcessPoolExecutor
+    ):
+        msg = (
+            f"{what} must be an executor whose tasks run in threads of this process, such as "
+            f"concurrent.futures.ThreadPoolExecutor(32), not {executor!r}"
+        )
+        raise TypeError(msg)
+
+
 def check_keywords(keywords: Iterable[str], known: Iterable[str], where: str) -> None:
     """Raise `TypeError` for a keyword that is not known, with the one that was meant."""
     for keyword in keywords:
@@ -253,9 +223,6 @@ def check_method(method: object, cls: type[Any] | None) -> str:
         raise TypeError(msg)
     if not callable(method) or not isinstance(name, str) or not name.isidentifier():
         msg = f"{method!r} has no name to send: pass a method of the class, like {owner}.deposit"
-        if not callable(method):
-            attribute = getattr(getattr(method, "fget", None), "__name__", "balance")
-            msg += f"; read an attribute with ref.proxy().{attribute}"
         raise TypeError(msg)
     if cls is not None and not callable(class_attribute(cls, name)):
         msg = f"{owner} has no method {name!r}: pass one of its own, like {owner}.deposit"

@@ -1,9 +1,8 @@
 """Takes events to listeners, in a thread of its own: one that blocks holds up only listeners.
 
 `Courier.announce` is called with the table's lock held, so it only puts. The thread is started by
-the first subscription, or with the registry if that has a hook, and ended by the registry's
-shutdown. It is a daemon: a listener whose inbox is full for ever must not keep the interpreter from
-ending.
+the first subscription and ended by the registry's shutdown. It is a daemon: a listener whose inbox
+is full for ever must not keep the interpreter from ending.
 """
 
 from __future__ import annotations
@@ -105,11 +104,6 @@ class Courier:
                 )
                 thread.start()
                 self._thread = thread
-
-    def runs_here(self) -> bool:
-        """Tell whether the calling thread is the one that tells."""
-        with self._lock:
-            return threading.current_thread() is self._thread
 
     def finish(self, timeout: float) -> bool:
         """Tell what has been posted, for so many seconds at most; false if a listener blocks."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pykka_registry._courier import Hook
 from pykka_registry._events import DeadLetter, DeadLetterReason
-from pykka_registry._log import count, log, name
+from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -28,8 +28,7 @@ class DeadLetters:
     `kept` may be copied without it.
     """
 
-    def __init__(self, name: str, policy: Policy, courier: Courier) -> None:
-        self._name = name
+    def __init__(self, policy: Policy, courier: Courier) -> None:
         self.kept: deque[DeadLetter] = deque(maxlen=policy.dead_letters)
         self.counts: Counter[DeadLetterReason] = Counter()
         self._courier = courier
@@ -54,10 +53,9 @@ class DeadLetters:
             self.kept.append(letter)
             if self._hooks:
                 self._courier.post(letter, self._hooks)
-        later(self._warn, key, len(messages), reason)
+        later(_warn, key, len(messages), reason)
 
-    def _warn(self, key: Hashable, number: int, reason: DeadLetterReason) -> None:
-        what = "registry %r: %s to key %s became %s: %s"
-        became = "a dead letter" if number == 1 else "dead letters"
-        sent = count(number, "message")
-        log(logging.WARNING, what, self._name, sent, name(key), became, reason.value)
+
+def _warn(key: Hashable, count: int, reason: DeadLetterReason) -> None:
+    what = "%d messages that %s was told are dead letters: %s"
+    log(logging.WARNING, what, count, name(key), reason.value)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import pykka
 
 from pykka_registry import _waits
 from pykka_registry._alarms import Owner
+from pykka_registry._checks import check_method
 from pykka_registry._future import Future
 from pykka_registry._inbox import Letter
 from pykka_registry._sieve import Node
@@ -22,6 +24,7 @@ from pykka_registry._sieve import Node
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
+    from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._aggregate import AggregateMixin
     from pykka_registry._events import EndReason
     from pykka_registry._inbox import Inbox
@@ -32,9 +35,14 @@ __all__ = ["AFTER", "Blueprint", "Entry", "Incarnation", "Ref", "StartRequest", 
 
 Ref = pykka.ActorRef[Any]
 
+_MOST_NAMES = 1_000
+"""A bound for those who make functions to call methods with."""
+
 
 class State(enum.Enum):
     """What a key is doing."""
+
+    __hash__ = object.__hash__  # an enum's own hashes its name, in Python
 
     ABSENT = "absent"
     """It has no entry in the table: nothing is left of it there."""
@@ -66,6 +74,18 @@ class Blueprint:
     aggregate_class: type[AggregateMixin]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    _names: dict[Any, str] = field(default_factory=dict[Any, str], compare=False, repr=False)
+    """The methods that have been asked for, and the names to send. Only added to."""
+
+    def name_of(self, method: Any) -> str:
+        """Return the name of a method of the class; raise `TypeError` if it has no such method."""
+        try:
+            return self._names[method]
+        except (KeyError, TypeError):
+            name = check_method(method, self.aggregate_class)
+        if isinstance(method, FunctionType) and len(self._names) < _MOST_NAMES:
+            self._names[method] = name
+        return name
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +95,7 @@ class Incarnation(_waits.Runs, Node):
     entry: Entry
     blueprint: Blueprint
     idle: float | None
-    """After how many seconds without a message it is to be passivated."""
+    """After how many seconds without a message it is to be retired."""
     own_word: bool = False
     """It has said so itself."""
     number: int = 0
@@ -91,9 +111,11 @@ class Incarnation(_waits.Runs, Node):
     life: Life | None = None
     """There once it has begun."""
     asked: EndReason | None = None
-    """It was found idle and asked to go for this reason, and has not answered yet."""
+    """It was found idle and asked to retire for this reason, and has not answered yet."""
     quiet: bool = False
     """It has nothing to do in a registry that drains; see `Table.close`."""
+    has_place: bool = False
+    """It counts as live; see `Admission`."""
     runner: int | None = None
     """The thread that runs its code; see `_waits`."""
 
@@ -107,6 +129,33 @@ class Incarnation(_waits.Runs, Node):
         """Return the key."""
         return (self.entry.key,)
 
+    def is_part_of(self, target: object) -> bool:
+        """Tell whether who waits for the target waits for this: for it, its key or its registry."""
+        return target is self or target is self.entry or target is self.entry.table
+
+    def help(self, until: Future[Any]) -> bool:
+        """Run it in this thread until there is a result, if nobody does and that may be."""
+        life = self.life
+        if life is not None:
+            return life.help(until)
+        return (
+            self.launched
+            and not self.begun
+            and self.blueprint.aggregate_class._pykka_registry_help(self, until)
+        )
+
+    def rescue(self) -> None:
+        """Have a spare thread run it, if nobody does."""
+        life = self.life
+        if life is not None:
+            life.rescue()
+        elif self.launched and not self.begun:
+            self.blueprint.aggregate_class._pykka_registry_rescue(self)
+
+    def submit(self) -> None:
+        """Hand it to its runtime, to be begun."""
+        self.entry.table.launch(self)
+
 
 @dataclass(slots=True, eq=False)
 class Entry(Owner):
@@ -117,16 +166,14 @@ class Entry(Owner):
     incarnation: Incarnation | None = None
     """None while BACKOFF, and while QUARANTINED for its failures."""
     state: State = State.ABSENT
-    ref: Ref | None = None
+    ref: IncarnationRef | None = None
     """The ref of the present incarnation, from the end of its `on_start` on."""
-    requests: list[StartRequest] = field(default_factory=list["StartRequest"])
+    requests: list[StartRequest] | tuple[()] = ()
     """Who waits for an actor: this one while STARTING, the next one while STOPPING or BACKOFF."""
-    queue: deque[Letter] = field(default_factory=deque[Letter])
+    queue: deque[Letter] | tuple[()] = ()
     """Letters for the same actor, in the order in which it shall get them."""
     left_over: int = 0
-    """How many letters, at the front, a former incarnation has left over."""
-    expired: int = 0
-    """How many of them nobody waits for any longer; they do not count."""
+    """How many of them, at the front, a former incarnation has left over."""
     restarts: bool = False
     """It is activated again even if nobody waits for it."""
     cause: BaseException | None = None
@@ -134,6 +181,11 @@ class Entry(Owner):
     alarm: float | None = None
 
     # Being waited for, by letters and requests: for whoever runs the key now.
+
+    @property
+    def yields_to_timeouts(self) -> bool:
+        """False: a cycle of aggregates is refused whatever the timeout."""
+        return False
 
     def key_of(self) -> tuple[Hashable, ...]:
         """Return the key."""
@@ -152,22 +204,22 @@ class Entry(Owner):
             waits = self.state is State.BACKOFF and admission.is_full
         else:
             waits = not incarnation.launched
-        return admission.holders() if waits else None
+        return self.table.place_holders() if waits else None
 
-    def urge(self, wait: _waits.Wait) -> None:
-        """Let the key not stand in line for the width if an aggregate waits for it.
-
-        It may hold the width itself. A key that is active may come to its end before it answers,
-        and is looked at again then.
-        """
-        if any(isinstance(runs, Incarnation) for runs in _waits.runs_here()):
-            wait.urgent = True
-            if self.state is not State.ACTIVE:
-                self.table.hurry(self)
-
-    def was_withdrawn(self, wait: _waits.Wait) -> None:
+    def was_withdrawn(self) -> None:
         """See whether anybody still waits."""
-        self.table.check_wanted(self, cast("Future[Any]", wait))
+        self.table.check_wanted(self)
+
+    def help(self, until: Future[Any]) -> bool:
+        """Run the key's incarnation in this thread, if nobody does and that may be."""
+        incarnation = self.incarnation
+        return incarnation is not None and incarnation.help(until)
+
+    def rescue(self) -> None:
+        """Have a spare thread run the key's incarnation, if nobody does."""
+        incarnation = self.incarnation
+        if incarnation is not None:
+            incarnation.rescue()
 
 
 @dataclass(slots=True, eq=False)

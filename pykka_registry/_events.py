@@ -49,7 +49,7 @@ class EndReason(enum.Enum):
 
     @property
     def is_passivation(self) -> bool:
-        """Whether it was passivated: the next message activates its key again."""
+        """Whether it was retired, and the next message activates its key again."""
         return self in {EndReason.IDLE, EndReason.OWN_WORD, EndReason.EVICTED}
 
 

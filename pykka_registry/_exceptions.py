@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
 __all__ = [
-    "HeldByForeignActor",
     "KeyAlreadyRegistered",
-    "NoAnswer",
     "Overloaded",
     "OverloadedTimeout",
     "Quarantined",
@@ -54,17 +52,6 @@ class KeyAlreadyRegistered(RegistryError):  # noqa: N818  # named by the state, 
         )
 
 
-class HeldByForeignActor(KeyAlreadyRegistered):
-    """What `KeyAlreadyRegistered` is for who sends through an `AggregateRef`."""
-
-    def __str__(self) -> str:
-        key = name(self.key)
-        return (
-            f"key {key} has a foreign actor, which an AggregateRef does not reach: "
-            f"send to registry.get({key})"
-        )
-
-
 class Overloaded(RegistryError):  # noqa: N818
     """The registry has more to do than it may; what was asked for was not begun, so try later.
 
@@ -90,27 +77,8 @@ class OverloadedTimeout(Overloaded, pykka.Timeout):
     """What `Overloaded` is when the caller's own timeout has ended the wait."""
 
 
-class NoAnswer(pykka.Timeout):
-    """What an asker gets whose time is over: whom it has asked, and what becomes of the message."""
-
-    key: Any
-    """The key of the aggregate that the message was for."""
-
-    def __init__(self, key: Hashable, seconds: float, why: str) -> None:
-        super().__init__(key, seconds, why)
-        self.key = key
-        self._seconds = seconds
-        self._why = why
-
-    def __str__(self) -> str:
-        return (
-            f"aggregate {name(self.key)} did not answer within {self._seconds} seconds"
-            f"{self._why}{_because(self)}"
-        )
-
-
 class Quarantined(RegistryError):  # noqa: N818
-    """The key is closed: its incarnations failed too often, or one did not start or end in time.
+    """The key is closed: its incarnations failed too often, or one did not end in time.
 
     `__cause__` is the last failure.
     """
@@ -118,20 +86,26 @@ class Quarantined(RegistryError):  # noqa: N818
     key: Any
     """The key that was asked for."""
 
-    why: str
-    """Why it is closed and what opens it, in words."""
-
     is_abandoned: bool
     """An incarnation that was abandoned holds the key: its thread still runs."""
 
-    def __init__(self, key: Hashable, why: str, *, is_abandoned: bool = False) -> None:
-        super().__init__(key, why)
+    def __init__(self, key: Hashable, *, is_abandoned: bool) -> None:
+        super().__init__(key, is_abandoned)
         self.key = key
-        self.why = why
         self.is_abandoned = is_abandoned
 
     def __str__(self) -> str:
-        return f"key {name(self.key)} is quarantined: {self.why}{_because(self)}"
+        if self.is_abandoned:
+            why = (
+                "an incarnation that did not end in time still runs; "
+                "the key is free again when that incarnation's thread ends"
+            )
+        else:
+            why = (
+                "its incarnations failed too often; once the cause is mended, "
+                "registry.release(key) opens it"
+            )
+        return f"key {name(self.key)} is quarantined: {why}{_because(self)}"
 
 
 class RegistryStopped(RegistryError):  # noqa: N818
@@ -149,13 +123,11 @@ class WaitCycle(RegistryError):  # noqa: N818
         self.keys = tuple(keys)
 
     def __str__(self) -> str:
-        first, *others = map(name, self.keys) if self.keys else ("this",)
-        chain = "".join(f", which waits for {key}" for key in others) + "," * bool(others)
+        chain = ", which waits for ".join(name(key) for key in self.keys)
         return (
-            f"waiting for {first}{chain} would never end: "
-            "the one that waits is waited for in turn; do not wait: tell() instead of ask(), "
-            "self.stop() or stop(block=False) instead of stop(), "
-            "and nothing that waits for one's own key"
+            f"waiting for {chain}, would never end: the one that waits is waited for in turn; "
+            "do not wait: tell() instead of ask(), self.stop() or stop(block=False) instead of "
+            "stop(), and nothing that waits for one's own key"
         )
 
 
@@ -177,6 +149,6 @@ class Undeliverable(RegistryError, pykka.ActorDeadError):  # noqa: N818
         return f"aggregate {name(self.key)} {self.why}{_because(self)}"
 
 
-def _because(error: Exception) -> str:
+def _because(error: RegistryError) -> str:
     """Return the cause in words, for who prints the error and not its chain."""
     return "" if error.__cause__ is None else f"; the cause: {name(error.__cause__)}"

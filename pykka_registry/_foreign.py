@@ -76,27 +76,17 @@ class ForeignRows:
         return True
 
     def sweep(self) -> None:
-        """Take out the rows of the dead; what a key has raised is raised when that is done."""
-        failure: Exception | None = None
+        """Take out the rows of the dead."""
         for key in list(self._rows):
-            try:
-                self.claim(key)
-            except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
-                failure = error
-        if failure is not None:
-            raise failure
+            self.claim(key)
 
     def clear(self) -> None:
         """Take out all rows."""
-        rows, self._rows = self._rows, {}
-        for key, row in rows.items():
-            self._announce_end(key, row)
+        for key, row in list(self._rows.items()):
+            self._drop(key, row)
 
     def _drop(self, key: Hashable, row: _Row) -> None:
         del self._rows[key]
-        self._announce_end(key, row)
-
-    def _announce_end(self, key: Hashable, row: _Row) -> None:
         reason = EndReason.UNREGISTERED if row.is_alive() else EndReason.UNKNOWN
         self.ends[reason] += 1
         self._courier.announce(Terminated(key, row.number, reason))

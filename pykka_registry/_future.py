@@ -1,22 +1,29 @@
-"""A Pykka future that knows whom it waits for, and can be withdrawn until a handler begins."""
+"""A light Pykka future: it knows whom it waits for, can be awaited, and withdrawn until it begins.
+
+Nothing is made for those who wait until somebody does. Who waits without a timeout helps: if what
+is to bring the result about is run in turns, and nobody runs it, the waiting thread does.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import queue
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pykka
 
 from pykka_registry import _waits
-from pykka_registry._checks import check_timeout
 from pykka_registry._exceptions import Overloaded, WaitCycle
-from pykka_registry._log import name
+from pykka_registry._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import TypeAlias
 
@@ -30,33 +37,34 @@ __all__ = ["Future"]
 
 T = TypeVar("T")
 
-
-class _HookRun(_waits.Runs):
-    """One run of a get hook, which others who want its result wait for."""
-
-    def __init__(self) -> None:
-        self.over: Future[None] = Future()
-        self.over.target = self
-
-    def key_of(self) -> tuple[Hashable, ...]:
-        return ()
+_STARVED = 0.05
+"""Seconds after which a thread that runs an actor, and waits for one that nobody has begun to run,
+has a spare thread run that."""
 
 
 class Future(pykka.Future[T]):
     """All of Pykka's future, plus a target, so that a wait that could never end is refused.
 
-    `_lock` guards every field but the first three. Those are set before anybody waits. `_done`
-    turns true last and stays so, and `_hook_result` is set by the one run that succeeds; they may
-    be read without the lock. No hook runs under `_lock`.
+    `_lock` guards every field but `target`, `patience` and `_sender`, which are set before anybody
+    waits. `_done` turns true last and stays so, `_hook` is set once; both may be read without the
+    lock. No hook and no callback runs under it.
     """
 
-    urgent = False
-    """A thread that runs an aggregate blocks on it, or has done so."""
-    queued = False
-    """Its message counts as one that waits for a key; written under the lock of the key's table."""
+    __slots__ = (
+        "_begun",
+        "_done",
+        "_exc_info",
+        "_hook",
+        "_lock",
+        "_sender",
+        "_value",
+        "_waiters",
+        "patience",
+        "target",
+    )
 
     def __init__(self) -> None:
-        super().__init__()
+        # Pykka's own constructor is left out: its two fields are for its `get`.
         self.target: _waits.Waited | None = None
         """What has to run for there to be a result."""
         self.patience: float | None = None
@@ -64,13 +72,13 @@ class Future(pykka.Future[T]):
         self._sender: object = None
         """The thread that sent the message that this is the reply to."""
         self._lock = threading.Lock()
-        self._hook_run: _HookRun | None = None
-        self._hook_result: tuple[Any] | None = None
-        self._waiters: list[threading.Lock] = []
+        self._waiters: list[Callable[[], object]] | None = None
+        """What is called once there is a result or a hook."""
         self._begun = False
         self._done = False
         self._value: Any = None
         self._exc_info: ExcInfo | None = None
+        self._hook: _Hook | None = None
 
     def sent_to(self, target: _waits.Waited | None) -> None:
         """Note that the calling thread sends a message to `target`, whose reply this is."""
@@ -79,10 +87,12 @@ class Future(pykka.Future[T]):
 
     def done(self) -> bool:
         """Tell whether there is a value, an exception or a get hook, so that nobody need wait."""
-        return self._done or self._get_hook is not None
+        return self._done or self._hook is not None
 
     def get(self, *, timeout: float | None = None) -> Any:
         """Return the value, or raise the exception, waiting for it if need be.
+
+        Without a timeout the calling thread may run the pooled actor that it waits for.
 
         Args:
             timeout: Seconds to wait at most; `None` waits for as long as it takes.
@@ -95,22 +105,14 @@ class Future(pykka.Future[T]):
                 wait for such a place. As for the message, the same holds.
 
         """
-        if timeout is None:
-            timeout = self.patience
-        else:
-            check_timeout(timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if not self.done():
-            try:
-                with _waits.blocked_on(self):
-                    self._wait(deadline, timeout)
-            except (WaitCycle, Overloaded) as error:
-                if self._sender is _waits.this_thread() and self.withdraw(error):
-                    assert self.target is not None
-                    self.target.was_withdrawn(self)
-                raise
-        if self._get_hook is not None:
-            return self._run_hook(deadline, timeout)
+        if not self._done:
+            if timeout is None:
+                timeout = self.patience
+            deadline = None if timeout is None else time.monotonic() + timeout
+            if self._hook is None:
+                self._obtain(deadline, timeout)
+            if self._hook is not None:
+                return self._hook.get(deadline, timeout)
         if self._exc_info is None:
             return self._value
         exc_type, exc_value, traceback = self._exc_info
@@ -123,35 +125,42 @@ class Future(pykka.Future[T]):
             # The exception's traceback will hold this frame; the frame must not hold the exception.
             del self, exc_value, traceback
 
-    def _run_hook(self, deadline: float | None, timeout: float | None) -> Any:
-        """Run the get hook, or wait for the run of whoever came first and take its result."""
-        seconds = timeout
-        timed_out = False
-        while self._hook_result is None:
-            if timed_out:
-                raise pykka.Timeout(f"{timeout} seconds")
-            mine = _HookRun()
-            try:
-                with self._lock:
-                    first = self._hook_run
-                    if first is None:
-                        self._hook_run = mine
-                if first is None:
-                    with _waits.running(mine):
-                        self._hook_result = (super().get(timeout=seconds),)
-                    break
-            finally:
-                with self._lock:
-                    if self._hook_run is mine:
-                        self._hook_run = None
-                mine.over.set()
-                mine.over.target = None
-            try:
-                first.over.get(timeout=seconds)
-            except pykka.Timeout:
-                timed_out = True
-            seconds = None if deadline is None else _seconds_left(deadline)
-        return self._hook_result[0]
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in an asyncio event loop, which goes on meanwhile.
+
+        A future that has a get hook, as `map` and its like return it, runs that in one of the
+        loop's own worker threads, for it may block.
+        """
+        if not self._done:
+            loop = asyncio.get_running_loop()
+            if self._hook is None:
+                arrived = loop.create_future()
+
+                def wake(_future: object = None) -> None:
+                    if not arrived.done():
+                        arrived.set_result(None)
+
+                def call_loop() -> None:
+                    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                        loop.call_soon_threadsafe(wake)
+
+                self._when_done(call_loop)
+                try:
+                    yield from arrived
+                finally:
+                    self._forget(call_loop)
+            if self._hook is not None:
+                get = cast("Callable[[], T]", self.get)
+                return (yield from loop.run_in_executor(None, get))
+        return cast("T", self.get())
+
+    def add_done_callback(self, function: Callable[[Future[T]], object]) -> None:
+        """Have a function called with this future as soon as `get` need not wait for a result.
+
+        At once, if that is so; else in the thread that brings the result about. What it raises is
+        logged.
+        """
+        self._when_done(partial(function, self))
 
     def set(self, value: T | None = None) -> None:
         """Set the value and wake all who wait for it.
@@ -183,8 +192,9 @@ class Future(pykka.Future[T]):
         with self._lock:
             if self._done:
                 raise queue.Full
-            super().set_get_hook(func)
-            self._wake()
+            self._hook = _Hook(func)
+            waiters, self._waiters = self._waiters, None
+        _wake(waiters)
 
     def begin(self) -> bool:
         """Claim the message for its handler; false if it was withdrawn. Atomic with `withdraw`."""
@@ -207,45 +217,155 @@ class Future(pykka.Future[T]):
         """Set the exception `error` as it stands; false if there is a result already."""
         return self._resolve(None, (type(error), error, error.__traceback__))
 
+    def forget(self) -> None:
+        """Let go of the result, for which nobody will ask again."""
+        with self._lock:
+            self._value = self._exc_info = None
+
     def _resolve(self, value: Any, exc_info: ExcInfo | None, *, unless_begun: bool = False) -> bool:
         with self._lock:
-            if self._done or self._get_hook is not None:
-                self._wake()  # an interrupt may have come before all were awake
-                return False
-            if unless_begun and self._begun:
+            if self._done or self._hook is not None or (unless_begun and self._begun):
                 return False
             self._value = value
             self._exc_info = exc_info
+            waiters, self._waiters = self._waiters, None
             self._done = True
-            self._wake()
-            return True
+        if waiters is not None:
+            _wake(waiters)
+        return True
 
-    def _wake(self) -> None:
-        """Let everybody go on who waits. Needs the lock."""
-        while self._waiters:
-            try:  # noqa: SIM105  # this costs nothing
-                self._waiters[-1].release()
-            except RuntimeError:  # an interrupt has come right after this the last time
-                pass
-            self._waiters.pop()
+    def _when_done(self, waiter: Callable[[], object]) -> None:
+        with self._lock:
+            is_done = self.done()
+            if not is_done:
+                if self._waiters is None:
+                    self._waiters = []
+                self._waiters.append(waiter)
+        if is_done:
+            _wake([waiter])
+
+    def _forget(self, waiter: Callable[[], object]) -> None:
+        with self._lock:
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _obtain(self, deadline: float | None, timeout: float | None) -> None:
+        """Wait until there is a result or a hook."""
+        target = self.target
+        if target is not None:
+            if timeout is None:
+                while target.help(self):
+                    if self.done():
+                        return
+            elif target.yields_to_timeouts:
+                self._wait(deadline, timeout)
+                return
+        try:
+            with _waits.blocked_on(self):
+                self._wait(deadline, timeout)
+        except (WaitCycle, Overloaded) as error:
+            if self._sender is _waits.this_thread() and self.withdraw(error):
+                assert self.target is not None
+                self.target.was_withdrawn()
+            raise
 
     def _wait(self, deadline: float | None, timeout: float | None) -> None:
         waiter = threading.Lock()
         waiter.acquire()
+        wake = waiter.release
         with self._lock:
             if self.done():
                 return
-            self._waiters.append(waiter)
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(wake)
         try:
-            woken = waiter.acquire(timeout=_seconds_left(deadline))
+            woken = False
+            if self.target is not None and _waits.runs_here():
+                # The pool's threads may all be waiting like this one.
+                rescue_at = time.monotonic() + (_STARVED if _waits.may_go_deeper() else 0)
+                if deadline is None or rescue_at < deadline:
+                    woken = waiter.acquire(timeout=_seconds_left(rescue_at))
+                    if not woken:
+                        self.target.rescue()
+            woken = woken or waiter.acquire(timeout=_seconds_left(deadline))
         finally:
-            with self._lock:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+            self._forget(wake)
         if not woken and not self.done():
-            keys = () if self.target is None else self.target.key_of()
-            who = "".join(f"aggregate {name(key)} did not answer within " for key in keys)
-            raise pykka.Timeout(f"{who}{timeout} seconds")
+            raise pykka.Timeout(f"{timeout} seconds")
+
+
+class _Hook:
+    """A function that produces a future's value, run by the first who asks, once it succeeds."""
+
+    def __init__(self, function: GetHookFunc[Any]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        """Guards `_run`. `_result` is set by the one run that succeeds."""
+        self._run: _HookRun | None = None
+        self._result: tuple[Any] | None = None
+
+    def get(self, deadline: float | None, timeout: float | None) -> Any:
+        """Run it, or wait for the run of whoever came first and take its result."""
+        seconds = timeout
+        timed_out = False
+        while self._result is None:
+            if timed_out:
+                raise pykka.Timeout(f"{timeout} seconds")
+            mine = _HookRun()
+            try:
+                with self._lock:
+                    first = self._run
+                    if first is None:
+                        self._run = mine
+                if first is None:
+                    with _waits.running(mine):
+                        self._result = (self._function(seconds),)
+                    break
+            finally:
+                with self._lock:
+                    if self._run is mine:
+                        self._run = None
+                mine.over.set()
+                mine.over.target = None
+            try:
+                first.over.get(timeout=seconds)
+            except pykka.Timeout:
+                timed_out = True
+            seconds = None if deadline is None else _seconds_left(deadline)
+        return self._result[0]
+
+
+class _HookRun(_waits.Runs):
+    """One run of a get hook, which others who want its result wait for."""
+
+    def __init__(self) -> None:
+        self.runner: int | None = None
+        self.over: Future[None] = Future()
+        self.over.target = self
+
+
+def _wake(waiters: list[Callable[[], object]] | None) -> None:
+    """Call those who wait, in the order in which they came, interrupted or not."""
+    if waiters is None:
+        return
+    waiters.reverse()
+    try:
+        _call(waiters)
+    except BaseException:
+        _call(waiters)
+        raise
+
+
+def _call(waiters: list[Callable[[], object]]) -> None:
+    """Call and take out the waiters from the end; one may be called twice after an interrupt."""
+    while waiters:
+        waiter = waiters[-1]
+        try:
+            waiter()
+        except Exception as error:  # noqa: BLE001  # a callback's own trouble
+            log(logging.ERROR, "callback %r of a future failed", waiter, error=error)
+        waiters.pop()
 
 
 def _seconds_left(deadline: float | None) -> float:

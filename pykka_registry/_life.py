@@ -1,8 +1,11 @@
-"""One incarnation's life, from its constructor to the last line of its teardown, in its own thread.
+"""One incarnation's life, from its constructor to the last line of its teardown.
 
 This is the one module that stands in for Pykka's actor loop. Of Pykka's private parts it calls
 `_handle_receive`, which takes a message to its handler; `tests/test_pykka_facts.py` pins what is
 relied on.
+
+A life has a beginning, steps and an end. Here a thread of its own takes it through them; how it
+does without one is in `_pooled_life`.
 """
 
 from __future__ import annotations
@@ -11,63 +14,87 @@ import contextlib
 import logging
 import threading
 import time
+import traceback
+import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from pykka_registry import _frames, _waits
+from pykka_registry import _waits
+from pykka_registry._actor_ref import IncarnationRef
 from pykka_registry._events import EndReason
 from pykka_registry._exceptions import Undeliverable
+from pykka_registry._flag import StopFlag
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
 from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from pykka_registry._aggregate import AggregateMixin
     from pykka_registry._entry import Incarnation
     from pykka_registry._inbox import Mail
 
-__all__ = ["Life", "live"]
+__all__ = ["Life", "Tail", "live"]
+
+_urn_lock = threading.Lock()
 
 
-class StopFlag(threading.Event):
-    """The event by which Pykka tells whether an actor is alive; to set it ends the aggregate."""
+class Tail:
+    """The last few lines of an end, in a thread that goes on after them."""
 
-    def __init__(self, life: Life) -> None:
-        super().__init__()
-        self._life = life
+    __slots__ = ("__weakref__", "_lock")
 
-    def set(self) -> None:
-        """End the aggregate, then set the flag."""
-        if not self.is_set():
-            self._life.end()
-            super().set()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def over(self) -> None:
+        """Say that they have run."""
+        self._lock.release()
+
+    def join(self) -> None:
+        """Wait until they have."""
+        with self._lock:
+            pass
 
 
 class Life:
     """What an aggregate has from before its constructor to after its end.
 
-    All fields are written by the aggregate's own thread only, but for one case: somebody outside
-    who sets the stop flag of a ref, or abandons the aggregate, runs `end` in their thread, which
-    appends to `stops` and then looks at `is_over`. The aggregate's thread sets `is_over` and
-    then empties `stops`. So each stop is answered by one of the two.
+    All fields are written by the one thread that runs the aggregate at the time, but for one case:
+    somebody outside who sets the stop flag of a ref, or abandons the aggregate, runs `end` in their
+    thread, which appends to `stops` and then looks at `is_over`. The aggregate's thread sets
+    `is_over` and then empties `stops`. So each stop is answered by one of the two. `_urn` is
+    written once, under `_urn_lock`.
     """
 
-    def __init__(self, incarnation: Incarnation | None) -> None:
+    __slots__ = (
+        "_urn",
+        "actor",
+        "cause",
+        "inbox",
+        "incarnation",
+        "is_abandoned",
+        "is_over",
+        "ref",
+        "stopped",
+        "stops",
+        "stops_all",
+    )
+
+    def __init__(self, incarnation: Incarnation | None, actor: AggregateMixin | None = None) -> None:
         self.incarnation = incarnation
+        self.actor = actor
+        """There from its constructor to its end."""
         self.inbox = Inbox(incarnation)
-        self.stopped = StopFlag(self)
-        self.ref: pykka.ActorRef[Any] | None = None
-        """What Pykka knows it by, from the end of its constructor on."""
+        self.stopped = StopFlag(self.end)
+        self.ref = IncarnationRef(self)
         self.cause: BaseException | None = None
         """What it failed of."""
-        self.tracebacks: list[TracebackType] = []
-        """Those of the cause, and of what has led to it, as they were before others got it."""
-        self.stops: deque[Mail] = deque()
+        self.stops: deque[Mail] | None = None
         """Who asked it to stop: answered when the key is free."""
         self.is_over = False
         """The key is free, or its successor's."""
@@ -75,37 +102,161 @@ class Life:
         """It did not start or end in time, and its key is quarantined until it ends."""
         self.stops_all = False
         """A handler ended with SystemExit or its like."""
+        self._urn: str | None = None
 
-    def run(self, incarnation: Incarnation) -> EndReason:
-        """Construct the actor, start it and serve it until it ends.
+    @property
+    def actor_class(self) -> type[pykka.Actor]:
+        """The class of its actor."""
+        if self.incarnation is None:
+            return type(self.actor)  # type: ignore[return-value]  # constructed by hand: it is there
+        return self.incarnation.blueprint.aggregate_class
 
-        Whatever user code raises goes no further.
+    @property
+    def urn(self) -> str:
+        """What Pykka calls it. Made when somebody asks, which takes longer than to start one."""
+        with _urn_lock:
+            if self._urn is None:
+                self._urn = uuid.uuid4().urn
+            return self._urn
+
+    def describe(self, name: str) -> Any:
+        """Return what Pykka's own ref of this actor has by this name."""
+        match name:
+            case "actor_class":
+                return self.actor_class
+            case "actor_inbox":
+                return self.inbox
+            case "actor_stopped":
+                return self.stopped
+            case "actor_urn":
+                return self.urn
+            case _ if self.actor is not None:
+                known = vars(pykka.ActorRef(self.actor))
+                if name in known:
+                    return known[name]
+        msg = f"{IncarnationRef.__name__!r} object has no attribute {name!r}"
+        raise AttributeError(msg)
+
+    # Running a message in the thread that waits for it.
+
+    def claim(self) -> bool:
+        """Begin a turn in this thread, if that may be: not for one that has its own thread."""
+        return False
+
+    def here(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Run a message in the turn that was claimed."""
+        raise NotImplementedError
+
+    def help(self, _until: Future[Any]) -> bool:
+        """Return false: it has a thread of its own."""
+        return False
+
+    def rescue(self) -> None:
+        """Do nothing: it has a thread of its own."""
+
+    def receive(self, message: Any) -> Any:
+        """Handle a message; within a turn."""
+        assert self.actor is not None
+        return self.actor._handle_receive(message)
+
+    def invoke(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a method; within a turn."""
+        return getattr(self.actor, name)(*args, **kwargs)
+
+    # Its course.
+
+    def start(self) -> EndReason | None:
+        """Construct the actor and start it; the result is why it ends, if it does.
+
+        Whatever user code raises goes no further, here and in what follows.
         """
+        incarnation = self.incarnation
+        assert incarnation is not None
         blueprint = incarnation.blueprint
         cls = blueprint.aggregate_class
         try:
             actor = cls.__new__(cls, *blueprint.args, **blueprint.kwargs)
             actor._pykka_registry_life = self
+            self.actor = actor
             actor.__init__(*blueprint.args, **blueprint.kwargs)  # type: ignore[misc]  # as cls() does
-            if not hasattr(actor, "actor_urn"):
-                # The user's constructor has forgotten super().__init__().
-                pykka.Actor.__init__(actor)
-            self.ref = actor.actor_ref
-            pykka.ActorRegistry.register(self.ref)
+            self.show()
         except BaseException as error:  # noqa: BLE001  # nothing may leave a claimed key behind
             return self._fail_start(error)
         try:
             actor.on_start()
-            is_active = incarnation.entry.table.activated(incarnation, actor.actor_ref)
-        except BaseException as error:  # noqa: BLE001  # its own, or its key's __hash__ or __eq__
-            pykka.ActorRegistry.unregister(actor.actor_ref)
+        except BaseException as error:  # noqa: BLE001
+            self.hide()
             return self._fail_start(error)
-        if not is_active:
+        if not incarnation.entry.table.activated(incarnation, self.ref):
             # Its flag was set, or it took so long that it was abandoned.
-            pykka.ActorRegistry.unregister(actor.actor_ref)
-            self._run_last_hook_if_abandoned(actor)
+            self.hide()
+            self._run_last_hook_if_abandoned()
             return EndReason.START_FAILED
-        return self._serve(actor, incarnation)
+        return None
+
+    def step(self, envelope: Mail | None) -> EndReason | None:
+        """Handle a message, or see what else there is to do; the result is why it ends, if so."""
+        incarnation = self.incarnation
+        assert incarnation is not None
+        if envelope is None:
+            reason = incarnation.entry.table.rest(incarnation)
+            if reason is not None:
+                self._passivate(reason)
+                return reason
+        elif not self.stopped.is_set():
+            if incarnation.asked is not None:
+                incarnation.entry.table.decline(incarnation)
+            reason = self._handle(envelope)
+            if reason is not None:
+                return reason
+        if not self.stopped.is_set() and not self.inbox.closed:
+            return None
+        # Somebody has set the flag, which Pykka's own stop does only after this:
+        self.hide()
+        self._run_last_hook_if_abandoned()
+        return EndReason.STOPPED
+
+    def finish(self, reason: EndReason) -> None:
+        """Free the key, and let go of the actor."""
+        incarnation = self.incarnation
+        assert incarnation is not None
+        self.stopped.set()
+        leaving = None if self.stops_all else self.leaving()
+        incarnation.entry.table.ended(incarnation, reason, self.cause, leaving)
+        self.is_over = True
+        self.answer_stops()
+        self.actor = None
+        self._forget_cause(reason)
+        if isinstance(leaving, Tail):
+            leaving.over()
+        if self.stops_all:
+            # Pykka does this before the teardown. Here it comes last: it waits for every other
+            # actor, and some of them may be waiting for this one.
+            self.stop_all()
+
+    # What the runtime decides.
+
+    def leaving(self) -> threading.Thread | Tail:
+        """Return what a shutdown joins once the key is free, so that nothing goes on after it."""
+        return threading.current_thread()
+
+    def show(self) -> None:
+        """Let Pykka's registry know it."""
+        pykka.ActorRegistry.register(self.ref)
+
+    def hide(self) -> None:
+        """Take it out of Pykka's registry."""
+        pykka.ActorRegistry.unregister(self.ref)
+
+    def stop_all(self) -> None:
+        """Stop all actors, because of a handler that raised SystemExit or its like."""
+        pykka.ActorRegistry.stop_all()
+
+    def note_interrupt(self, _error: BaseException) -> bool:
+        """Tell whether this was meant for the thread, and not for the actor."""
+        return False
+
+    # Its end.
 
     def end(self) -> None:
         """Hide the aggregate, and answer whoever waits for a reply that will not come.
@@ -118,7 +269,7 @@ class Life:
             return
         for envelope in self.incarnation.entry.table.stopping(self.incarnation, self):
             if is_stop(envelope.message):
-                self.stops.append(envelope)
+                self._note_stop(envelope)
             else:
                 fail(envelope, self.undeliverable())
         if self.is_over:
@@ -127,108 +278,15 @@ class Life:
     def abandon(self) -> None:
         """Count it as dead from now on, though its thread still runs; in another thread."""
         self.is_abandoned = True
-        if self.ref is not None:
-            pykka.ActorRegistry.unregister(self.ref)
+        self.hide()
         self.stopped.set()
-
-    def forget_cause(self) -> None:
-        """Let go of the actor, which the traceback of what it failed of holds.
-
-        A ref that somebody keeps holds this life, and a quarantined key, one that rests, and the
-        dead letters keep the exception: the frames that it has passed here are emptied.
-        """
-        _frames.empty(self.tracebacks)
-        self.tracebacks = []
-        self.cause = None
 
     def answer_stops(self) -> None:
         """Tell whoever asked it to stop that it has."""
-        with contextlib.suppress(IndexError):
-            while True:
-                answer(self.stops.popleft(), value=True)
-
-    def _serve(self, actor: AggregateMixin, incarnation: Incarnation) -> EndReason:
-        """Handle one message after the other, as Pykka's loop does."""
-        table = incarnation.entry.table
-        while not self.stopped.is_set():
-            envelope = self.inbox.get()
-            if envelope is not None:
-                if incarnation.asked is not None:
-                    table.decline(incarnation)
-                reason = self._handle(actor, envelope)
-            else:
-                reason = table.rest(incarnation)
-                if reason is not None:
-                    self._retire(actor, reason)
-                elif self.inbox.closed:  # somebody outside has set the flag, or has given it up
-                    break
-            if reason is not None:
-                return reason
-        # Somebody has set the flag, which Pykka's own stop does only after this:
-        pykka.ActorRegistry.unregister(actor.actor_ref)
-        self._run_last_hook_if_abandoned(actor)
-        return EndReason.STOPPED
-
-    def _handle(self, actor: AggregateMixin, envelope: Mail) -> EndReason | None:
-        """Handle one message; the result is why the aggregate ends, if it does."""
-        if isinstance(envelope.reply_to, Future) and not envelope.reply_to.begin():
-            return None  # whoever asked has been told that it will not be handled
-        try:
-            reply = actor._handle_receive(envelope.message)
-        except Exception as error:  # noqa: BLE001
-            if envelope.reply_to is None:
-                self._fail(actor, error)
-                return EndReason.FAILED
-            fail(envelope, error)
-            log(logging.INFO, "%s answers with an exception", self, error=error)
-        except BaseException as error:  # noqa: BLE001
-            if is_stop(envelope.message):  # it came from on_stop, so that has run
-                self.stops.append(envelope)
-                self._log_failed_hook(error)
-                return EndReason.STOPPED
-            self._exit(actor, error, envelope)
-            return EndReason.FAILED
-        else:
-            if is_stop(envelope.message):
-                self.stops.append(envelope)
-                return EndReason.STOPPED
-            answer(envelope, reply)
-        return None
-
-    def _retire(self, actor: AggregateMixin, reason: EndReason) -> None:
-        """End because it is idle; its inbox is closed, and was empty."""
-        since = time.monotonic() - self.inbox.idle_from
-        log(logging.DEBUG, "%s is %s, after %.3f s without a message", self, reason.value, since)
-        self._die(actor)
-        self._run_hook(actor.on_stop)
-
-    def _fail_start(self, error: BaseException) -> EndReason:
-        self.cause = error
-        self.tracebacks = _frames.tracebacks(error)
-        self.stopped.set()
-        log(logging.ERROR, "%s failed to start", self, error=error)
-        return EndReason.START_FAILED
-
-    def _fail(self, actor: AggregateMixin, error: Exception) -> None:
-        """End because a `tell` raised."""
-        self.cause = error
-        self.tracebacks = _frames.tracebacks(error)
-        self._die(actor)
-        log(logging.ERROR, "%s failed", self, error=error)
-        self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))
-
-    def _exit(self, actor: AggregateMixin, error: BaseException, envelope: Mail) -> None:
-        """End because a handler raised SystemExit or its like, as all actors now will."""
-        self.cause = error
-        self.stops_all = True
-        fail(envelope, self.undeliverable(f"ended with {type(error).__name__} in the handler"))
-        self._die(actor)
-        log(logging.DEBUG, "%s ends all actors, for %r", self, error)
-        self._run_hook(actor.on_stop)
-
-    def _die(self, actor: AggregateMixin) -> None:
-        pykka.ActorRegistry.unregister(actor.actor_ref)
-        self.stopped.set()
+        if self.stops is not None:
+            with contextlib.suppress(IndexError):
+                while True:
+                    answer(self.stops.popleft(), value=True)
 
     def undeliverable(self, why: str = "ended before it handled the message") -> Undeliverable:
         """Return what an asker gets in place of an answer."""
@@ -237,15 +295,120 @@ class Life:
         error.__cause__ = self.cause
         return error
 
-    def _run_last_hook_if_abandoned(self, actor: AggregateMixin) -> None:
+    def _note_stop(self, envelope: Mail) -> None:
+        if self.stops is None:
+            with _urn_lock:
+                if self.stops is None:
+                    self.stops = deque()
+        self.stops.append(envelope)
+
+    def _handle(self, envelope: Mail) -> EndReason | None:
+        """Handle one message; the result is why the aggregate ends, if it does."""
+        if isinstance(envelope.reply_to, Future) and not envelope.reply_to.begin():
+            return None  # whoever asked has been told that it will not be handled
+        try:
+            reply = self.receive(envelope.message)
+        except Exception as error:  # noqa: BLE001
+            if envelope.reply_to is None:
+                self.fail(error)
+                return EndReason.FAILED
+            fail(envelope, error)
+            self.note_answer(error)
+        except BaseException as error:  # noqa: BLE001
+            if is_stop(envelope.message):  # it came from on_stop, so that has run
+                self.note_interrupt(error)
+                self._note_stop(envelope)
+                self._log_failed_hook(error)
+                return EndReason.STOPPED
+            self.end_with(error, envelope)
+            return EndReason.FAILED
+        else:
+            if is_stop(envelope.message):
+                self._note_stop(envelope)
+                return EndReason.STOPPED
+            answer(envelope, reply)
+        return None
+
+    def note_answer(self, error: Exception) -> None:
+        """Take note that an asker gets this exception."""
+        log(logging.INFO, "%s answers with an exception", self, error=error)
+
+    def _passivate(self, reason: EndReason) -> None:
+        """End because it is idle; its inbox is closed, and was empty."""
+        since = time.monotonic() - self.inbox.idle_from
+        log(logging.DEBUG, "%s is %s, after %.3f s without a message", self, reason.value, since)
+        self._die()
+        assert self.actor is not None
+        self._run_hook(self.actor.on_stop)
+
+    def _fail_start(self, error: BaseException) -> EndReason:
+        self.note_interrupt(error)
+        self.cause = error
+        self.stopped.set()
+        log(logging.ERROR, "%s failed to start", self, error=error)
+        return EndReason.START_FAILED
+
+    def fail(self, error: BaseException) -> None:
+        """End because a `tell` raised."""
+        actor = self.actor
+        assert actor is not None
+        self.cause = error
+        self._die()
+        log(logging.ERROR, "%s failed", self, error=error)
+        self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))
+
+    def end_with(self, error: BaseException, envelope: Mail | None) -> Undeliverable:
+        """End because a handler raised SystemExit or its like, as all actors now will.
+
+        Returns:
+            What its asker gets.
+
+        """
+        self.cause = error
+        answer = self.undeliverable(f"ended with {type(error).__name__} in the handler")
+        if envelope is not None:
+            fail(envelope, answer)
+        if self.note_interrupt(error):
+            self.fail(error)
+            return answer
+        self.stops_all = True
+        self._die()
+        log(logging.DEBUG, "%s ends all actors, for %r", self, error)
+        assert self.actor is not None
+        self._run_hook(self.actor.on_stop)
+        return answer
+
+    def _die(self) -> None:
+        self.hide()
+        self.stopped.set()
+
+    def _forget_cause(self, reason: EndReason) -> None:
+        """Let go of the actor, which the traceback of what it failed of holds.
+
+        A ref that somebody keeps holds this life. If a `tell` failed, nobody else got the exception
+        but the log and `on_failure`, and a quarantined key and the dead letters keep it for long:
+        its frames are emptied, and those that had called them.
+        """
+        if reason is EndReason.FAILED and self.cause is not None and not self.stops_all:
+            traceback.clear_frames(self.cause.__traceback__)
+            frame = self.cause.__traceback__ and self.cause.__traceback__.tb_frame
+            with contextlib.suppress(RuntimeError):  # from here on they are running
+                while frame is not None:
+                    frame.clear()
+                    frame = frame.f_back
+        self.cause = None
+
+    def _run_last_hook_if_abandoned(self) -> None:
         """Run `on_stop` at a late end; at other ends by the flag nobody runs it, as in Pykka."""
         if self.is_abandoned:
-            self._run_hook(actor.on_stop)
+            assert self.actor is not None
+            self._run_hook(self.actor.on_stop)
 
     def _run_hook(self, hook: Callable[[], None]) -> None:
         try:
             hook()
         except BaseException as error:  # noqa: BLE001  # the end must be seen to the end
+            self.note_interrupt(error)
             self._log_failed_hook(error)
 
     def _log_failed_hook(self, error: BaseException) -> None:
@@ -259,25 +422,14 @@ class Life:
 
 def live(incarnation: Incarnation) -> None:
     """Run the whole life of an incarnation; the body of its thread."""
-    table = incarnation.entry.table
     life = Life(incarnation)
-    if not table.begin(incarnation, life):
+    if not incarnation.entry.table.begin(incarnation, life):
         return
-    reason = EndReason.FAILED
+    reason: EndReason | None = EndReason.FAILED
     try:
         with _waits.running(incarnation):
-            reason = life.run(incarnation)
+            reason = life.start()
+            while reason is None:
+                reason = life.step(life.inbox.get())
     finally:
-        try:
-            life.stopped.set()
-        finally:
-            try:
-                table.ended(incarnation, reason, life.cause, leaves=not life.stops_all)
-            finally:  # whatever a key may raise, nobody waits for ever
-                life.is_over = True
-                life.answer_stops()
-                life.forget_cause()
-    if life.stops_all:
-        # Pykka does this before the teardown. Here it comes last: it waits for every other actor,
-        # and some of them may be waiting for this one.
-        pykka.ActorRegistry.stop_all()
+        life.finish(reason or EndReason.FAILED)

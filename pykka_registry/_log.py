@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 
-__all__ = ["count", "log", "name"]
+__all__ = ["log", "name"]
 
 _logger = logging.getLogger("pykka_registry")
 
@@ -14,11 +14,6 @@ def log(level: int, message: str, *args: object, error: BaseException | None = N
     """Log, come what may: a handler or a key's `__repr__` that raises must end no actor."""
     with contextlib.suppress(Exception):
         _logger.log(level, message, *args, exc_info=error)
-
-
-def count(number: int, what: str) -> str:
-    """Return "1 key", or "2 keys"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def name(key: object) -> str:

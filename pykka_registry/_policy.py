@@ -9,12 +9,14 @@ from pykka_registry._checks import (
     check_callable,
     check_choice,
     check_count,
+    check_executor,
     check_keywords,
     check_pair,
     check_seconds,
 )
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Callable, Mapping
 
     from pykka_registry._events import DeadLetter
@@ -41,6 +43,7 @@ class Policies(TypedDict, total=False):
     quarantine: float | None
     dead_letters: int
     on_dead_letter: Callable[[DeadLetter], object] | None
+    executor: concurrent.futures.Executor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +51,19 @@ class Policy:
     """When aggregates come and go, and for how long others wait. Times are seconds."""
 
     idle: float | None = None
-    """After how long without a message an aggregate is passivated; `None`: never."""
+    """After how long without a message an aggregate is retired; `None`: never."""
 
     max_live: int | None = None
-    """How many aggregates are live at most; at this ceiling the coldest idle one is passivated."""
+    """How many aggregates are live at most; at this ceiling the coldest idle one is retired."""
 
     max_starting: int = 64
     """How many activations run at once at most."""
 
     max_queued: int = 100_000
-    """How many messages wait at most for keys that are not active; requests to stop are none, and
-    what has expired waits no longer."""
+    """How many messages wait at most for keys that are not active."""
 
     start_timeout: float = 30.0
-    """How long a key stays in line though no place under the ceiling comes free, for it or others
-    before it; and then how long its activation may take."""
+    """How long a key waits for a place under the ceiling, and then an activation may take."""
 
     stop_timeout: float = 30.0
     """How long an aggregate may take to end once it has begun to, before it is abandoned."""
@@ -71,27 +72,28 @@ class Policy:
     """How long a shutdown gives the aggregates to end."""
 
     restart: Restart = "on message"
-    """When a key that failed is activated again; if `"never"`, its first failure quarantines it."""
+    """When a key that failed is activated again."""
 
     backoff: tuple[float, float] = (0.1, 30.0)
     """How long a key rests after its first failure, and at most; each failure doubles it."""
 
     max_failures: int = 5
-    """How many failures a key may have: the next one quarantines it."""
+    """After how many failures a key is quarantined: with the first one beyond this number."""
 
     failure_window: float = 60.0
-    """For how long a key must not fail, once it is active again or left alone after its rest, until
-    its failures are forgotten; it may come and go meanwhile."""
+    """After how long active without a failure, or at rest and left alone, a key's are forgotten."""
 
     quarantine: float | None = 300.0
-    """After how long a quarantined key is released by itself; `None`: not before `release(key)`,
-    and so it is with `restart="never"`."""
+    """After how long a quarantined key is released by itself; `None`: never."""
 
     dead_letters: int = 1_000
     """How many dead letters are kept."""
 
     on_dead_letter: Callable[[DeadLetter], object] | None = None
     """Is called with each dead letter, in a thread that does nothing else but tell."""
+
+    executor: concurrent.futures.Executor | None = None
+    """Who runs the turns of pooled aggregates; `None`: what their class says."""
 
     @classmethod
     def of(cls, keywords: Mapping[str, object]) -> Policy:
@@ -102,11 +104,7 @@ class Policy:
             ValueError: If a value is out of range.
 
         """
-        where = "AggregateRegistry.start()"
-        if "aggregate_class" in keywords:
-            msg = f"{where} takes the class first, by position: AggregateRegistry.start(Account)"
-            raise TypeError(msg)
-        check_keywords(keywords, ["args", "kwargs", "name", *cls.__dataclass_fields__], where)
+        check_keywords(keywords, cls.__dataclass_fields__, "AggregateRegistry.start()")
         return cls(**keywords)  # type: ignore[arg-type]  # checked below
 
     def __post_init__(self) -> None:
@@ -124,7 +122,8 @@ class Policy:
         check_choice(self.restart, "restart", get_args(Restart))
         check_pair(self.backoff, "backoff", "(first, most)")
         first, most = self.backoff
-        check_seconds(first, "backoff's first", least=0, finite=True)
-        check_seconds(most, "backoff's most", least=first, finite=True)
+        check_seconds(first, "backoff's first", least=0)
+        check_seconds(most, "backoff's most", least=first)
         if self.on_dead_letter is not None:
             check_callable(self.on_dead_letter, "on_dead_letter")
+        check_executor(self.executor, "executor")

@@ -15,19 +15,21 @@ from typing import (
 )
 
 import pykka
-from pykka import messages
+from pykka.messages import ProxyCall
 
 from pykka_registry._aggregate import AggregateMixin
 from pykka_registry._checks import check_method, check_timeout
-from pykka_registry._exceptions import NoAnswer, RegistryError
+from pykka_registry._exceptions import RegistryError
 from pykka_registry._future import Future
 from pykka_registry._inbox import Letter, stop_letter
 from pykka_registry._log import name
 from pykka_registry._proxy import AggregateProxy
-from pykka_registry._table import Table
+from pykka_registry._turns import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+
+    from pykka_registry._table import Table
 
 __all__ = ["AggregateRef"]
 
@@ -50,10 +52,7 @@ class AggregateRef(Generic[A]):
 
     __slots__ = ("_key", "_table", "_timeout")
 
-    def __init__(self, table: Any, key: Hashable, timeout: float | None = None) -> None:
-        if not isinstance(table, Table):
-            msg = "an AggregateRef is not constructed: registry.ref(key) makes one"
-            raise TypeError(msg)
+    def __init__(self, table: Table, key: Hashable, timeout: float | None = None) -> None:
         self._table = table
         self._key = key
         self._timeout = timeout
@@ -102,7 +101,12 @@ class AggregateRef(Generic[A]):
             Exception: What the method raised, or what `ask` raises.
 
         """
-        return cast("R", self.ask(self._message(method, args, kwargs)))
+        name = self._name(method)
+        if self._timeout is None:
+            life = self._table.claim(self._key)
+            if life is not None:
+                return cast("R", life.here(life.invoke, name, args, kwargs))
+        return cast("R", self.ask(ProxyCall((name,), args, kwargs)))
 
     def submit(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
@@ -116,13 +120,11 @@ class AggregateRef(Generic[A]):
             TypeError: If this is no method of the registry's class.
 
         """
-        return self._ask(self._message(method, args, kwargs))
+        return self._ask(ProxyCall((self._name(method),), args, kwargs))
 
-    def _message(self, method: object, args: Any, kwargs: Any) -> messages.ProxyCall:
+    def _name(self, method: object) -> str:
         blueprint = self._table.blueprint
-        cls = None if blueprint is None else blueprint.aggregate_class
-        attribute = check_method(method, cls)
-        return messages.ProxyCall(attr_path=(attribute,), args=args, kwargs=kwargs)
+        return check_method(method, None) if blueprint is None else blueprint.name_of(method)
 
     # Pykka's calls.
 
@@ -130,7 +132,7 @@ class AggregateRef(Generic[A]):
         """Send a message; nobody waits for an answer. Runs no user code, and never waits.
 
         Raises:
-            KeyAlreadyRegistered: If the key has a foreign actor, which no `AggregateRef` reaches.
+            KeyAlreadyRegistered: If the key has a foreign actor.
             Overloaded: If `max_queued` messages wait for keys that are not active.
             RegistryStopped: If the registry is stopping or has stopped, unless one of its own
                 aggregates calls.
@@ -176,26 +178,38 @@ class AggregateRef(Generic[A]):
             Exception: What the handler raised, or what `tell` raises.
 
         """
-        check_timeout(timeout)
-        future = self._ask(message)
         if not block:
-            return future
+            check_timeout(timeout)
+            return self._ask(message)
         if timeout is None:
             timeout = self._timeout
+            if timeout is None:
+                return self._ask_and_help(message)
+        check_timeout(timeout)
+        future = self._ask(message)
         try:
             return future.get(timeout=timeout)
         except pykka.Timeout:
-            if timeout is not None and not future.done():
+            if not future.done():
                 error = self._table.expire(self._key, future, timeout)
                 if error is not None:
-                    raise error from error.__cause__
-            if timeout is None or future.done():  # the answer has come, or is a Timeout itself
+                    raise error from None
+            if future.done():  # the answer has come just now, or is a Timeout itself
                 return future.get()
-        raise NoAnswer(self._key, timeout, "; its handler has begun and goes on")
+            raise
 
-    def _ask(self, message: Any, future: Future[Any] | None = None) -> Future[Any]:
-        if future is None:
-            future = Future()
+    def _ask_and_help(self, message: Any) -> Any:
+        """Ask without a timeout: this thread may run the aggregate."""
+        life = self._table.claim(self._key)
+        if life is not None:
+            return life.here(life.receive, message)
+        with Held() as held:
+            future = self._ask(message)
+        held.help(future)
+        return future.get()
+
+    def _ask(self, message: Any) -> Future[Any]:
+        future: Future[Any] = Future()
         future.patience = self._timeout
         try:
             self._table.deliver(self._key, Letter(message, future))
@@ -209,7 +223,7 @@ class AggregateRef(Generic[A]):
         Needs no live aggregate: what is callable in the class is a method, any other name is an
         attribute to be read.
         """
-        return AggregateProxy[A].to(self)
+        return AggregateProxy(self)
 
     @overload
     def stop(self, *, block: Literal[True] = True, timeout: float | None = None) -> bool: ...
@@ -241,10 +255,12 @@ class AggregateRef(Generic[A]):
 
         Raises:
             pykka.Timeout: After `timeout` seconds.
-            WaitCycle: If the calling aggregate would wait for itself. It does not stop, unless
-                somebody else wants it to, too.
+            WaitCycle: If the calling aggregate would wait for itself. It does not stop.
 
         """
         check_timeout(timeout)
-        future = self._table.stop(self._key, stop_letter(Future()))
+        future: Future[bool] = Future()
+        with Held() as held:
+            self._table.stop(self._key, stop_letter(future))
+        held.help(future if block and timeout is None else None)
         return cast("bool", future.get(timeout=timeout)) if block else future

@@ -20,14 +20,12 @@ from pykka_registry._aggregate import AggregateMixin
 from pykka_registry._checks import (
     check_aggregate_class,
     check_arguments,
-    check_is_mapping,
-    check_is_name,
     check_is_tuple,
 )
 from pykka_registry._entry import Blueprint, Ref
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
-from pykka_registry._log import count, log, name
+from pykka_registry._log import log, name
 from pykka_registry._policy import Policies, Policy
 from pykka_registry._registry_ref import Drain, RegistryRef
 from pykka_registry._table import Table
@@ -54,9 +52,8 @@ _LINGER_MOST = 1.0
 """For what part of a shutdown's time, and for how many seconds at most, an idle aggregate stays
 because others are at work and may need it."""
 
-_LAST_WORDS = 2.0
-"""Seconds that listeners and the hook for dead letters have to take what is left for them, once all
-aggregates have ended: what is still to be told then is not told."""
+_LAST_WORDS = 1.0
+"""Seconds that listeners have to take the last events, if a shutdown has no time left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,34 +131,32 @@ class AggregateRegistry(pykka.ThreadingActor):
             name: How the registry is called in logs and errors; by default after its class.
             **policies: When aggregates come and go, and how long others wait; times in seconds:
 
-                * `idle=None`: after how long without a message an aggregate is passivated.
+                * `idle=None`: after how long without a message an aggregate is retired.
                 * `max_live=None`: how many are live at most. At this ceiling the coldest idle one
-                  is passivated; a busy one never is.
+                  is retired; a busy one never is.
                 * `max_starting=64`: how many activations run at once.
                 * `max_queued=100_000`: how many messages wait for keys that are not active.
-                * `start_timeout=30`: how long a key stays in line though no place under the
-                  ceiling comes free, and then how long its activation may take.
+                * `start_timeout=30`: how long a key waits for a place under the ceiling, and then
+                  for its activation.
                 * `stop_timeout=30`: how long an aggregate that ends may take, before it is
                   abandoned.
                 * `drain_timeout=30`: how long a shutdown gives the aggregates to end.
                 * `restart="on message"`: when a key that failed is activated again: by the next
-                  message, `"at once"`, or `"never"`: its first failure quarantines it until
-                  `release(key)`.
+                  message, `"at once"`, or `"never"`.
                 * `backoff=(0.1, 30)`: how long a key rests after its first failure, and at most;
                   each failure doubles it, give or take a fifth.
-                * `max_failures=5`: how many failures a key may have: the next one quarantines it.
-                * `failure_window=60`: once a key has not failed for so long since it was active
-                  again, or was left alone after its rest, they are forgotten.
-                * `quarantine=300`: for how long; with `None` it stays so until `release(key)`.
+                * `max_failures=5`: after how many a key is quarantined.
+                * `failure_window=60`: once a key has been active for so long without one, or
+                  left alone for so long after its rest, they are forgotten.
+                * `quarantine=300`: for how long; `None` until `release(key)`.
                 * `dead_letters=1000`: how many are kept.
                 * `on_dead_letter=None`: a function that is called with each, in a thread that
                   does nothing else but tell.
 
         Raises:
             TypeError: If the class is no aggregate class, its constructor does not take the
-                arguments, or a keyword is of the wrong type or unknown.
+                arguments, or a policy is of the wrong type or unknown.
             ValueError: If a policy is out of range.
-            RuntimeError: If the system grants no thread.
 
         """
         blueprint = None
@@ -171,30 +166,19 @@ class AggregateRegistry(pykka.ThreadingActor):
             )
             raise TypeError(msg)
         if aggregate_class is not None:
-            aggregate_class = check_aggregate_class(aggregate_class, AggregateMixin)
+            check_aggregate_class(aggregate_class, AggregateMixin)
         check_is_tuple(args)
-        if kwargs is not None:
-            check_is_mapping(kwargs)
-        if name is not None:
-            check_is_name(name)
         policy = Policy.of(policies)
         if aggregate_class is None:
             if args or kwargs:
                 msg = "args and kwargs are for an aggregate's constructor: pass its class, too"
                 raise TypeError(msg)
         else:
-            check_arguments(aggregate_class, AggregateMixin, args, kwargs or {})
+            check_arguments(aggregate_class, args, kwargs or {})
             blueprint = Blueprint(aggregate_class, args, dict(kwargs or {}))
         if name is None:
             name = cls.__name__ if aggregate_class is None else aggregate_class.__name__
-        table = Table(blueprint, name, policy)
-        if policy.on_dead_letter is not None:
-            table.courier.start()
-        try:
-            return cast("RegistryRef[Any]", super().start(table))
-        except BaseException:
-            table.courier.finish(0)
-            raise
+        return cast("RegistryRef[Any]", super().start(Table(blueprint, name, policy)))
 
     def __init__(self, table: Any = None) -> None:
         if not isinstance(table, Table):
@@ -304,6 +288,8 @@ class AggregateRegistry(pykka.ThreadingActor):
 
     def _actor_loop_setup(self) -> None:
         self._table.thread = threading.current_thread()
+        if self._table.policy.on_dead_letter is not None:
+            self._table.courier.start()
         try:
             self.on_start()
         except BaseException as error:  # noqa: BLE001  # as an aggregate's, it fails the start only
@@ -329,7 +315,7 @@ class AggregateRegistry(pykka.ThreadingActor):
             if self.actor_stopped.is_set():  # by on_start's failure, or by somebody outside
                 self._shut_down(self._drain_timeout)
             wake_at = next_tick if self._deadline is None else min(next_tick, self._deadline)
-            wake_at = self._ring(wake_at)
+            wake_at = self._table.ring(wake_at)
             envelope = self._inbox.get(timeout=wake_at - time.monotonic())
             if envelope is not None:
                 self._serve(envelope)
@@ -340,20 +326,6 @@ class AggregateRegistry(pykka.ThreadingActor):
                 next_tick = now + _TICK
                 self._tick()
 
-    def _retire(self) -> bool:
-        try:
-            return self._table.retire()
-        except Exception as error:  # noqa: BLE001  # it ends when its time is up
-            log(logging.ERROR, "registry %r failed at its end", self._table.name, error=error)
-            return False
-
-    def _ring(self, latest: float) -> float:
-        try:
-            return self._table.ring(latest)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the others are to be served
-            log(logging.ERROR, "registry %r failed at its alarms", self._table.name, error=error)
-            return latest
-
     def _actor_loop_teardown(self) -> None:
         """Stop everybody else, if a handler said so; `_finish` has left no message over."""
         if self._stops_all:
@@ -362,7 +334,7 @@ class AggregateRegistry(pykka.ThreadingActor):
     def _serve(self, envelope: Mail) -> None:
         message = envelope.message
         if isinstance(message, _Note):
-            if message.settled and self._retire():
+            if message.settled and self._table.retire():
                 self._finish()
         elif isinstance(message, Drain):
             self._stoppers.append(envelope)
@@ -404,20 +376,13 @@ class AggregateRegistry(pykka.ThreadingActor):
         if self._deadline is None:
             self._deadline = deadline
             refusal = f"registry {self._table.name!r} is stopping or has stopped; start another"
-            try:
-                self._table.close(refusal, min(timeout * _LINGER, _LINGER_MOST))
-            except Exception as error:  # noqa: BLE001  # it ends when its time is up
-                log(logging.ERROR, "registry %r failed to close", self._table.name, error=error)
+            self._table.close(refusal, min(timeout * _LINGER, _LINGER_MOST))
         self._deadline = min(self._deadline, deadline)
 
     def _finish(self) -> None:
         """End: whoever has not ended by now is abandoned."""
         self._finished = True
-        abandoned: list[Hashable] = []
-        try:
-            abandoned = self._table.abandon()
-        except Exception as error:  # noqa: BLE001  # who waits is to be answered all the same
-            log(logging.ERROR, "registry %r failed at its end", self._table.name, error=error)
+        abandoned = self._table.abandon()
         try:
             self._end(abandoned)
         finally:
@@ -436,15 +401,16 @@ class AggregateRegistry(pykka.ThreadingActor):
                 self._stoppers.append(envelope)
             else:
                 fail(envelope, self._dead())
-        told = self._table.courier.finish(_LAST_WORDS)
+        seconds_left = 0.0 if self._deadline is None else self._deadline - time.monotonic()
+        told = self._table.courier.finish(max(seconds_left, _LAST_WORDS))
         try:
             self.on_stop()
         except BaseException as error:  # noqa: BLE001  # the end must be seen to the end
             log(logging.ERROR, "registry %r raised in on_stop", self._table.name, error=error)
         if abandoned:
-            what = "registry %r abandons %s that did not end in time: %s"
+            what = "registry %r abandons %d aggregates that did not end in time: %s"
             keys = ", ".join(map(name, abandoned))
-            log(logging.ERROR, what, self._table.name, count(len(abandoned), "aggregate"), keys)
+            log(logging.ERROR, what, self._table.name, len(abandoned), keys)
         if not told:
             what = "registry %r ends with a listener that blocks: is its inbox bounded, and full?"
             log(logging.ERROR, what, self._table.name)

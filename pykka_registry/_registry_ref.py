@@ -1,4 +1,4 @@
-"""The registry as others see it: a mapping of active actors, used in the caller's own thread."""
+"""The registry as others see it: a mapping of live actors, used in the caller's own thread."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pykka_registry._checks import (
     check_is_ref,
     check_key,
     check_ref,
+    check_seconds,
     check_timeout,
 )
 from pykka_registry._entry import Ref, StartRequest
@@ -46,7 +47,7 @@ class Drain:
 
 
 class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
-    """A registry as others see it: a mapping of the active actors, and calls to start and stop.
+    """A registry as others see it: a mapping of the live actors, and the calls to start and stop.
 
     It is an `ActorRef`, and may be passed around like one. All its calls but `drain` and `stop` do
     their work in the caller's thread, without a message: a busy registry keeps nobody waiting.
@@ -55,7 +56,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
     sees actors whose `on_start` has ended, and none that has begun to end; iteration goes over a
     snapshot. A ref may die right after it was returned.
 
-    In a forked child every call but `is_alive` raises `RegistryStopped`.
+    In a forked child every call raises `RegistryStopped`.
     """
 
     def __init__(self, actor: AggregateRegistry, table: Table) -> None:
@@ -77,7 +78,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
     def get(self, key: Hashable, default: D) -> pykka.ActorRef[A] | D: ...
 
     def get(self, key: Hashable, default: Any = None) -> Any:
-        """Return the ref of the active actor under `key`, or `default`.
+        """Return the ref of the live actor under `key`, or `default`.
 
         Raises:
             TypeError: If the key cannot be hashed.
@@ -93,7 +94,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         return default if ref is None else ref
 
     def __getitem__(self, key: Hashable) -> pykka.ActorRef[A]:
-        """Return the ref of the active actor under `key`.
+        """Return the ref of the live actor under `key`.
 
         Raises:
             KeyError: If there is none.
@@ -105,11 +106,11 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         return ref
 
     def __contains__(self, key: Hashable) -> bool:
-        """Tell whether there is an active actor under `key`."""
+        """Tell whether there is a live actor under `key`."""
         return self.get(key) is not None
 
     def __len__(self) -> int:
-        """Return how many active actors there are."""
+        """Return how many live actors there are."""
         return self._table.count()
 
     def __bool__(self) -> bool:
@@ -121,34 +122,33 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         return iter(self.keys())
 
     def keys(self) -> list[Any]:
-        """Return the keys of the active actors."""
+        """Return the keys of the live actors."""
         return list(self._table.snapshot())
 
     def values(self) -> list[pykka.ActorRef[A]]:
-        """Return the refs of the active actors."""
+        """Return the refs of the live actors."""
         return list(self._table.snapshot().values())
 
     def items(self) -> list[tuple[Any, pykka.ActorRef[A]]]:
-        """Return the active actors by key."""
+        """Return the live actors by key."""
         return list(self._table.snapshot().items())
 
     # Addressing.
 
     def ref(self, key: Hashable) -> AggregateRef[A]:
-        """Return the address of the aggregate under `key`; that one need not be active, nor start.
+        """Return the address of the aggregate under `key`; that one need not be live, nor start.
 
         Raises:
             TypeError: If the key cannot be hashed.
 
         """
         check_key(key)
-        self._table.check_process()
         return AggregateRef(self._table, key)
 
     # Starting.
 
     def get_or_start(self, key: Hashable, *, timeout: float | None = None) -> pykka.ActorRef[A]:
-        """Return the active actor under `key`, or start one and wait until it is active.
+        """Return the live actor under `key`, or start one and wait until its `on_start` has ended.
 
         Concurrent callers share one activation and its outcome, failure included. If the key's last
         incarnation is still stopping, or the key rests after a failure, this waits.
@@ -250,13 +250,13 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Raises:
             RegistryStopped: If the registry is stopping or has stopped.
-            RuntimeError: If the system grants no thread to tell it.
             TypeError: If `listener` is no ref.
             pykka.ActorDeadError: If the listener is dead.
 
         """
         check_ref(listener, "the listener")
         self._table.subscribe(listener)
+        self._table.courier.start()
 
     def unsubscribe(self, listener: Ref) -> None:
         """Send `listener` nothing more; what is under way may still arrive.
@@ -302,7 +302,6 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
     @property
     def dead_letters(self) -> list[DeadLetter]:
         """The last of the messages that were told and that nobody will handle, oldest first."""
-        self._table.check_process()
         return list(self._table.dead_letters.kept)
 
     def release(self, key: Hashable) -> bool:
@@ -341,7 +340,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Each aggregate handles what it had accepted before. Those that do not end within the
         registry's `drain_timeout` are abandoned: the log names them. An aggregate of this registry
-        that calls it does not wait, for it would wait for itself; nor does its `on_dead_letter`.
+        that calls it does not wait, for it would wait for itself.
 
         Args:
             block: Whether to wait until all is done.
@@ -362,7 +361,7 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         future = super().stop(block=False)
         if not block:
             return future
-        if self._table.is_waited_for_here():
+        if self._table.runs_here():
             return True
         stopped = future.get(timeout=timeout)
         seconds_left = None if deadline is None else deadline - time.monotonic()
@@ -378,12 +377,12 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
 
         Returns:
             The keys that had to be abandoned. If the registry had stopped before, those that are
-            still held. Empty if one of its own aggregates calls this, or its `on_dead_letter`: it
-            does not wait, for it would wait for itself.
+            still held. Empty if one of its own aggregates calls this: it does not wait, for
+            it would wait for itself.
 
         """
         future = self._drain(timeout)
-        if self._table.is_waited_for_here():
+        if self._table.runs_here():
             return []
         try:
             abandoned = future.get()
@@ -398,9 +397,8 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
         return abandoned
 
     def _drain(self, timeout: float | None) -> pykka.Future[list[Any]]:
-        check_timeout(timeout)
         if timeout is not None:
-            timeout = max(timeout, 0)  # a time that is over already, as elsewhere and in Pykka
+            check_seconds(timeout, "timeout", least=0)
         future: pykka.Future[list[Any]] = self.ask(Drain(timeout), block=False)
         return future
 
@@ -419,11 +417,6 @@ class RegistryRef(pykka.ActorRef["AggregateRegistry"], Generic[A]):
             self.drain()
 
     # Pykka's calls.
-
-    def proxy(self) -> pykka.ActorProxy[AggregateRegistry]:
-        """See `pykka.ActorRef.proxy`."""
-        self._table.check_process()
-        return super().proxy()
 
     def tell(self, message: Any) -> None:
         """See `pykka.ActorRef.tell`."""

@@ -11,14 +11,11 @@ would run user code, or take long, is put off until the lock is released; see `A
 
 from __future__ import annotations
 
-import abc
-import contextlib
-import logging
 import time
-import weakref
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
+from pykka_registry import _waits
 from pykka_registry._admission import Admission
 from pykka_registry._alarms import Alarms
 from pykka_registry._courier import Courier
@@ -33,17 +30,16 @@ from pykka_registry._exceptions import (
     Undeliverable,
 )
 from pykka_registry._foreign import ForeignRows
-from pykka_registry._inbox import answer, is_expired, is_stop
-from pykka_registry._log import count, log
+from pykka_registry._inbox import is_expired, is_stop
 from pykka_registry._supervision import Failures, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._after import After
     from pykka_registry._future import Future
     from pykka_registry._inbox import Letter
-    from pykka_registry._life import Life
     from pykka_registry._policy import Policy
 
 __all__ = ["Rows", "abandoned", "no_class", "quarantined", "stopped_at_rest", "undeliverable"]
@@ -53,20 +49,16 @@ LAUNCH_AGAIN = 1.0
 between the claim of a key and the start of its thread. If both begin, one ends at once."""
 
 
-WATCHERS = 64
-"""How many watchers there are at least before those who have gone are looked for."""
-
-
-class Rows(abc.ABC):
+class Rows:
     """The rows of one registry, by key. Every method needs the table's lock."""
 
     def __init__(self, blueprint: Blueprint | None, name: str, policy: Policy) -> None:
         self.blueprint = blueprint
         self.name = name
         self.policy = policy
-        self.active: dict[Hashable, Ref] = {}
+        self.active: dict[Hashable, IncarnationRef] = {}
         self.courier = Courier(name)
-        self.dead_letters = DeadLetters(name, policy, self.courier)
+        self.dead_letters = DeadLetters(policy, self.courier)
         self.foreign = ForeignRows(self.courier)
         self.admission = Admission(policy)
         self.refusal: str | None = None
@@ -77,21 +69,15 @@ class Rows(abc.ABC):
         self.on_alarm: Callable[[], None] = _nothing
         """Called when `Table.ring` must be called sooner than it has said."""
         self._entries: dict[Hashable, Entry] = {}
-        self._lost: dict[Entry, Exception] = {}
-        """Entries whose keys cannot be hashed or compared any more, and what they raised."""
-        self._unsaid: list[tuple[Hashable, Exception]] = []
-        """Keys that were lost, and have yet to be named in the log."""
         self._states: Counter[State] = Counter()
         self._failures = Failures(policy)
         self._alarms: Alarms[Entry | Record] = Alarms()
         self._rings_at = 0.0
         """When `Table.ring` will be called at the latest."""
-        self._watchers: dict[Hashable, list[weakref.ref[Future[Ref]]]] = {}
-        """Who waits for a key to become active: who has let go of the future does not."""
-        self._watchers_purge_in = WATCHERS
-        """After how many more watchers those who have gone are forgotten."""
+        self._watchers: dict[Hashable, list[Future[Ref]]] = {}
+        """Who waits for a key to become active."""
         self._queued: int = 0
-        """Letters in the queues of all entries, but for requests to stop and what has expired."""
+        """Letters in the queues of all entries."""
         self._last_number: int = 0
         self._quiet: int = 0
         """Active incarnations that have nothing to do, once the table is closed."""
@@ -138,102 +124,39 @@ class Rows(abc.ABC):
             self.active[entry.key] = entry.ref
         elif before is State.ACTIVE:
             assert entry.incarnation is not None
-            self._hide(entry)
+            self.active.pop(entry.key, None)  # in a forked child it is empty
             self._set_quiet(entry.incarnation, quiet=False)
+        if state is State.STARTING:
+            delay = self.policy.start_timeout
+        elif state is State.STOPPING:
+            delay = self.policy.stop_timeout
+        elif state is State.QUARANTINED and entry.incarnation is None:
+            delay = self.policy.quarantine
         entry.state = state
-        self._alarm(entry, self._seconds_in_state(entry) if delay is None else delay)
-        if self._failures:
-            self._date_failures(entry)
-        # After the others: the sums tell whether an interrupt has left an entry between two states.
         self._states[before] -= 1
         self._states[state] += 1
+        self._alarm(entry, delay)
+        if self._failures:
+            self._date_failures(entry)
         # Last, so that an interrupt leaves no entry behind that nobody has begun.
         if state is State.ABSENT:
-            self._delete(entry)
+            if self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
         elif before is State.ABSENT:
             self._entries[entry.key] = entry
 
-    def _seconds_in_state(self, entry: Entry) -> float | None:
-        """Return after how many seconds an entry's alarm rings, if its state says so."""
-        if entry.state is State.STARTING:
-            return self.policy.start_timeout
-        if entry.state is State.STOPPING:
-            return self.policy.stop_timeout
-        if entry.state is State.QUARANTINED and entry.incarnation is None:
-            return None if self.policy.restart == "never" else self.policy.quarantine
-        return None
-
-    def _hide(self, entry: Entry) -> None:
-        """Let nobody find the entry's actor any longer."""
-        try:
-            self.active.pop(entry.key, None)  # in a forked child it is empty
-        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
-            self._lose(entry, error)
-
-    def _delete(self, entry: Entry) -> None:
-        """Take an entry out of the table."""
-        if self._lost.pop(entry, None) is not None:
-            return
-        try:
-            if self._entries.get(entry.key) is entry:
-                del self._entries[entry.key]
-        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
-            self._lose(entry, error)
-            self._lost.pop(entry, None)
-
-    def _lose(self, entry: Entry, error: Exception) -> None:
-        """Go on with an entry by itself: its key cannot be hashed or compared any more.
-
-        Nobody can address it; it comes to its end like the others. Neither dict can drop a key
-        without hashing it, so both are made anew; what else cannot be hashed is lost as well.
-        """
-        self._unsaid.append((entry.key, error))
-        entries = list(self._entries.values())
-        self._lost[entry] = error
-        self._entries, self.active = {}, {}
-        for other in entries:
-            if other is not entry:
-                try:
-                    self._entries[other.key] = other
-                    if other.state is State.ACTIVE and other.ref is not None:
-                        self.active[other.key] = other.ref
-                except Exception as its_error:  # noqa: BLE001  # the same
-                    self._unsaid.append((other.key, its_error))
-                    self._lost[other] = its_error
-
-    def _all_entries(self) -> list[Entry]:
-        """Return the entries, with those whose keys cannot be hashed any more."""
-        return [*self._entries.values(), *self._lost]
-
-    def _cut_off(self, entry: Entry, error: Exception, after: After) -> None:
-        """Take out an entry that has no live incarnation, for its key raised this, and tell why."""
-        refused = Undeliverable(entry.key, "has a key that cannot be hashed or compared any more")
-        refused.__cause__ = error
-        entry.restarts = False
-        self._fail_requests(entry, refused, after)
-        self._report(entry, self._take_queue(entry), DeadLetterReason.ENDED, refused, after)
-        if entry.state is not State.ABSENT:
-            self._remove(entry)
-
     def _date_failures(self, entry: Entry) -> None:
-        """Have the key's failures forgotten a while after it first does well, or is left alone.
+        """Have the key's failures forgotten a while after it does well, or is left alone.
 
-        How often it comes and goes meanwhile makes no difference. But nothing is forgotten while it
-        rests or starts, however long that takes: an aggregate whose every start fails after a
-        minute fails for ever, too.
+        Not while it rests or starts, however long that takes: an aggregate whose every start fails
+        after a minute fails for ever, too.
         """
-        record = None
-        with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
-            record = self._failures.get(entry.key)
+        record = self._failures.get(entry.key)
         if record is None:
             return
         if entry.state in {State.ACTIVE, State.ABSENT}:
-            now = time.monotonic()
-            if record.due is None:
-                record.due = now + record.rest(now) + self.policy.failure_window
-            self._alarm(record, record.due - now if record.due > now else None)
-            if record.due <= now:
-                self._failures.forget(entry.key)
+            rest = record.rest(time.monotonic())
+            self._alarm(record, rest + self.policy.failure_window)
         elif entry.state is not State.STOPPING:
             self._alarm(record, None)
 
@@ -243,11 +166,11 @@ class Rows(abc.ABC):
             self._rings_at = owner.alarm
             self.on_alarm()
 
-    def _alarm_idle(self, incarnation: Incarnation) -> None:
+    def _alarm_idle(self, incarnation: Incarnation, after: After) -> None:
         """Have it looked at when it may have been idle for long enough."""
         self._alarm(incarnation.entry, incarnation.idle or None)
         if incarnation.idle == 0:  # as soon as nothing waits, which it sees for itself
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
 
     def _begin(self, entry: Entry, after: After) -> None:
         """Let the key rest for as long as it must, or make its next incarnation due.
@@ -273,34 +196,14 @@ class Rows(abc.ABC):
         self.admission.enqueue(entry.incarnation)
         self._move(entry, State.STARTING)
         self._admit(after)
-        self._hurry_if_urgent(entry, after)
-
-    def _hurry(self, entry: Entry, after: After) -> None:
-        """Let an entry that stands in line wait for a place only, and not for others to start."""
-        incarnation = entry.incarnation
-        if entry.state is State.STARTING and incarnation is not None and not incarnation.launched:
-            self.admission.urge(incarnation)
-            self._admit(after)
-
-    def _hurry_if_urgent(self, entry: Entry, after: After) -> None:
-        """Do so if a thread that runs an aggregate waits for the entry."""
-        incarnation = entry.incarnation
-        if incarnation is not None and not incarnation.launched:
-            futures = [letter.reply_to for letter in entry.queue if letter.reply_to is not None]
-            futures += [request.future for request in entry.requests]
-            with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
-                watchers = self._watchers.get(entry.key, ())
-                futures += filter(None, (watcher() for watcher in watchers))
-            if any(future.urgent and not future.done() for future in futures):
-                self._hurry(entry, after)
 
     def _admit(self, after: After) -> None:
         """Launch those for whom there is a place now."""
-        for incarnation in self.admission.admit():
+        for incarnation in self.admission.admit(after.do):
             if not incarnation.number:
                 incarnation.number = self._next_number()
             self._alarm(incarnation.entry, LAUNCH_AGAIN)
-            after.do(self._launch, incarnation)
+            after.do(launch, incarnation)
 
     def _is_active(self, incarnation: Incarnation) -> bool:
         """Tell whether this incarnation is the one that look-ups find."""
@@ -310,7 +213,11 @@ class Rows(abc.ABC):
     def _is_due(self, incarnation: Incarnation) -> bool:
         """Tell whether it is still this incarnation that its key waits for."""
         entry = incarnation.entry
-        return entry.incarnation is incarnation and entry.state is State.STARTING
+        return (
+            self._entries.get(entry.key) is entry
+            and entry.incarnation is incarnation
+            and entry.state is State.STARTING
+        )
 
     def _never_mind(self, incarnation: Incarnation, after: After) -> None:
         """Give back the place of one that was launched, has not begun, and is not wanted now."""
@@ -328,7 +235,9 @@ class Rows(abc.ABC):
 
     def _release(self, entry: Entry) -> None:
         """Open a key that was quarantined for its failures."""
-        self._failures.forget(entry.key)  # they have no alarm while it is quarantined
+        record = self._failures.forget(entry.key)
+        if record is not None:
+            self._alarm(record, None)
         self._remove(entry)
 
     def _abandon(self, entry: Entry, after: After) -> None:
@@ -337,9 +246,6 @@ class Rows(abc.ABC):
         assert incarnation is not None
         self.admission.give_up(incarnation)
         self._end(incarnation, EndReason.ABANDONED, None)
-        if not self._is_over:  # at a shutdown's end there is one line for all of them
-            what = "start" if entry.state is State.STARTING else "end"
-            after.do(_log_abandoned, incarnation.life, what)
         self._move(entry, State.QUARANTINED)
         if self.refusal is None:
             self._fail_requests(entry, quarantined(entry), after)
@@ -363,8 +269,7 @@ class Rows(abc.ABC):
         if entry.incarnation is not None:
             self.admission.withdraw(entry.incarnation)
         self._fail_requests(entry, error, after)
-        self._report(entry, list(entry.queue), reason, error, after)
-        self._take_queue(entry)
+        self._report(entry, self._take_queue(entry), reason, error, after)
         self._remove(entry)
 
     def _drop_if_unwanted(self, entry: Entry, after: After) -> None:
@@ -372,7 +277,7 @@ class Rows(abc.ABC):
         begun = entry.incarnation is not None and entry.incarnation.begun
         waits = entry.state in {State.STARTING, State.BACKOFF} and not begun
         if waits and not entry.requests and not entry.restarts:
-            self._skip(entry, after, stopped=False)
+            self._skip(entry, after)
             if entry.queue and entry.incarnation is None and self.blueprint is None:
                 self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, entry.cause), after)
             elif not entry.queue:
@@ -395,14 +300,12 @@ class Rows(abc.ABC):
         live, most = self.admission.live, f"of max_live={self.policy.max_live}"
         if self.admission.no_thread is not None:
             most = "and the system grants no thread for another"
-        are = "is" if live == 1 else "are"
-        return (
-            f"{count(live, 'aggregate')} {are} live, {most}, "
-            f"and none became idle within {seconds} seconds"
-        )
+        return f"{live} aggregates are live, {most}, and none became idle within {seconds} seconds"
 
     def _wait_for(self, request: StartRequest, entry: Entry) -> None:
         request.entry = request.future.target = entry
+        if not entry.requests:
+            entry.requests = []
         entry.requests.append(request)
 
     def _withdraw(self, request: StartRequest, seconds: float | None, after: After) -> str | None:
@@ -418,95 +321,41 @@ class Rows(abc.ABC):
     def _queue(self, entry: Entry, letter: Letter) -> None:
         if letter.reply_to is not None:
             letter.reply_to.sent_to(entry)
+        if not entry.queue:
+            entry.queue = deque()
         entry.queue.append(letter)
-        self._count_in(letter)
+        self._queued += 1
 
-    def _count_in(self, letter: Letter) -> None:
-        """Count a letter that has come into a queue. A request to stop is no message."""
-        if not is_stop(letter.message):
-            self._queued += 1
-            if letter.reply_to is not None:
-                letter.reply_to.queued = True
-
-    def _count_out(self, entry: Entry, letter: Letter) -> None:
-        """Count a letter no longer that is taken from its entry's queue."""
-        future = letter.reply_to
-        if is_stop(letter.message):
-            return
-        if future is None or future.queued:
-            self._queued -= 1
-        else:
-            entry.expired -= 1
-        if future is not None:
-            future.queued = False
-
-    def _count_expired(self, entry: Entry, future: Future[Any]) -> None:
-        """Count a letter no longer that nobody waits for now, if it is in the entry's queue.
-
-        It stays there until most letters in the queue are such.
-        """
-        if future.queued:
-            future.queued = False
-            self._queued -= 1
-            entry.expired += 1
-            if 2 * entry.expired > len(entry.queue):
-                self._purge(entry)
-
-    def _purge(self, entry: Entry) -> None:
-        """Take the letters from a queue that nobody waits for."""
-        left_over, entry.left_over = entry.left_over, 0
-        for _ in range(len(entry.queue)):
-            letter = entry.queue.popleft()
-            if is_expired(letter):
-                self._count_out(entry, letter)
-            else:
-                entry.queue.append(letter)
-                entry.left_over += left_over > 0
-            left_over -= 1
-
-    def _accept(self, entry: Entry, letter: Letter) -> None:
+    def _accept(self, entry: Entry, letter: Letter, after: After) -> None:
         """Put a letter into the inbox of an active incarnation, which is open."""
         assert entry.incarnation is not None
         if letter.reply_to is not None:
             letter.reply_to.sent_to(entry)
-        accepted = entry.incarnation.inbox.accept(letter)
-        assert accepted
+        accepted = entry.incarnation.inbox.accept(letter, after.do)
+        assert accepted, "the inbox of an active incarnation is open"
         if self.refusal is not None:
             self._set_quiet(entry.incarnation, quiet=False)
-            entry.incarnation.inbox.nudge()
+            entry.incarnation.inbox.nudge(after.do)
 
-    def _take_queue(self, entry: Entry) -> list[Letter]:
-        letters = list(entry.queue)
-        entry.queue.clear()
+    def _take_queue(self, entry: Entry) -> Sequence[Letter]:
+        letters = entry.queue
+        entry.queue = ()
         entry.left_over = 0
-        for letter in letters:
-            self._count_out(entry, letter)
+        self._queued -= len(letters)
         return letters
 
-    def _skip(self, entry: Entry, after: After, *, stopped: bool) -> bool:
-        """Take letters from the front that nobody waits for, and requests to stop.
-
-        Args:
-            entry: Whose.
-            after: What is to be done.
-            stopped: What the latter are answered: whether there was something to stop.
-
-        Returns:
-            Whether there was a request to stop among them.
-
-        """
-        skipped = False
+    def _skip(self, entry: Entry, after: After, *, stops: bool = False) -> None:
+        """Take letters from the front that nobody waits for, and requests to stop if that is so."""
         while entry.queue:
             letter = entry.queue[0]
-            if is_stop(letter.message):
-                skipped = True
-                after.do(answer, letter, stopped)
+            if stops and is_stop(letter.message):
+                assert letter.reply_to is not None
+                after.do(letter.reply_to.give, True)
             elif not is_expired(letter):
-                break
+                return
             entry.queue.popleft()
             entry.left_over = max(entry.left_over - 1, 0)
-            self._count_out(entry, letter)
-        return skipped
+            self._queued -= 1
 
     def _report(
         self,
@@ -519,18 +368,18 @@ class Rows(abc.ABC):
         """Tell the askers of letters that nobody will handle; those that were told are dead."""
         told: list[Any] = []
         for letter in letters:
-            if is_stop(letter.message):
-                after.do(answer, letter, False)
-            elif letter.reply_to is None:
+            if letter.reply_to is None:
                 told.append(letter.message)
+            elif is_stop(letter.message):
+                after.do(letter.reply_to.give, False)
             else:
                 after.do(letter.reply_to.fail, error)
         self.dead_letters.add(entry.key, told, reason, error.__cause__, after.do)
 
     def _fail_requests(self, entry: Entry, error: Exception, after: After) -> None:
-        for request in entry.requests:
+        requests, entry.requests = entry.requests, ()
+        for request in requests:
             after.do(request.future.fail, error)
-        entry.requests = []
 
     def _fail_start(self, entry: Entry, cause: BaseException | None, after: After) -> None:
         """Give everybody who waits for a start what made it fail.
@@ -542,20 +391,20 @@ class Rows(abc.ABC):
         # A BaseException means "end this thread"; it is not raised in a thread that it was not
         # meant for.
         self._fail_requests(entry, cause if isinstance(cause, Exception) else error, after)
-        left_over = entry.left_over
-        kept: list[tuple[Letter, bool]] = []
-        for i, letter in enumerate(self._take_queue(entry)):
+        kept: deque[Letter] = deque()
+        left_over, entry.left_over = entry.left_over, 0
+        for i, letter in enumerate(entry.queue):
             if letter.reply_to is None or is_stop(letter.message):
-                kept.append((letter, i < left_over))
+                kept.append(letter)
+                entry.left_over += i < left_over
             else:
+                self._queued -= 1
                 after.do(letter.reply_to.fail, error)
-        entry.queue.extend(letter for letter, _ in kept)
-        entry.left_over = sum(was_left_over for _, was_left_over in kept)
-        self._queued += sum(not is_stop(letter.message) for letter, _ in kept)
+        entry.queue = kept
 
-    @abc.abstractmethod
-    def _launch(self, incarnation: Incarnation) -> None:
-        """Start its thread; without the lock."""
+    def launch(self, incarnation: Incarnation) -> None:
+        """Have it begun; without the lock."""
+        raise NotImplementedError
 
     def check_class(self) -> Blueprint:
         """Return what to build from; raise `TypeError` if there is nothing."""
@@ -584,41 +433,18 @@ class Rows(abc.ABC):
         """See whether a closed table has nothing to do, or nothing left."""
         if self.refusal is None:
             return
-        busy = len(self._entries) + len(self._lost) - self._states[State.QUARANTINED] - self._quiet
+        busy = len(self._entries) - self._states[State.QUARANTINED] - self._quiet
         if not busy and (not self._retiring or not self._quiet):
             self._retiring = True
             self.on_settled()
 
     def _tell_watchers(self, key: Hashable, ref: Ref, after: After) -> None:
-        for watcher in self._watchers.pop(key, ()):
-            future = watcher()
-            if future is not None:
-                after.do(future.give, ref)
-
-    def _add_watcher(self, key: Hashable, future: Future[Ref]) -> None:
-        self._watchers.setdefault(key, []).append(weakref.ref(future))
-        self._watchers_purge_in -= 1
-        if not self._watchers_purge_in:
-            self._purge_watchers()
-
-    def _purge_watchers(self) -> None:
-        """Forget those who have gone; look again when there may be twice as many."""
-        left = 0
-        for key, watchers in list(self._watchers.items()):
-            watchers[:] = [watcher for watcher in watchers if _waits_still(watcher())]
-            left += len(watchers)
-            if not watchers:
-                with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
-                    del self._watchers[key]
-        self._watchers_purge_in = max(left, WATCHERS)
+        for future in self._watchers.pop(key, ()):
+            after.do(future.give, ref)
 
 
 def quarantined(entry: Entry) -> Quarantined:
-    if entry.incarnation is not None:
-        why = f"an incarnation that did not start or end in time still runs; {_FREE_AGAIN}"
-        error = Quarantined(entry.key, why, is_abandoned=True)
-    else:
-        error = Quarantined(entry.key, f"it {_failure(entry)}")
+    error = Quarantined(entry.key, is_abandoned=entry.incarnation is not None)
     error.__cause__ = entry.cause
     return error
 
@@ -626,30 +452,13 @@ def quarantined(entry: Entry) -> Quarantined:
 def undeliverable(entry: Entry) -> Undeliverable:
     if entry.incarnation is not None:
         return abandoned(entry)
-    error = Undeliverable(entry.key, f"is quarantined, for it {_failure(entry)}")
+    error = Undeliverable(entry.key, "is quarantined, for it failed too often")
     error.__cause__ = entry.cause
     return error
 
 
 def abandoned(entry: Entry) -> Undeliverable:
-    why = f"has an incarnation that did not start or end in time; {_FREE_AGAIN}"
-    return Undeliverable(entry.key, why)
-
-
-_FREE_AGAIN = "the key is free again when that incarnation's thread ends"
-
-
-def _failure(entry: Entry) -> str:
-    """Say why a key is quarantined that no incarnation holds, and what opens it."""
-    failed = "failed too often"
-    if entry.table.policy.restart == "never":
-        failed = "failed, and restart='never'"
-    return f"{failed}; once the cause is mended, registry.release(key) opens it"
-
-
-def _log_abandoned(life: Life | None, what: str) -> None:
-    text = "%s did not %s in time; its key is quarantined until its thread ends"
-    log(logging.ERROR, text, life, what)
+    return Undeliverable(entry.key, "has an incarnation that did not start or end in time")
 
 
 def stopped_at_rest(entry: Entry) -> Undeliverable:
@@ -664,8 +473,13 @@ def no_class(entry: Entry, cause: BaseException | None) -> Undeliverable:
     return error
 
 
-def _waits_still(future: Future[Ref] | None) -> bool:
-    return future is not None and not future.done()
+def launch(incarnation: Incarnation) -> None:
+    """Have an incarnation begun, by the calling thread if that is about to wait for it."""
+    held = _waits.mine.held
+    if held is None:
+        incarnation.submit()
+    else:
+        held.append(incarnation)
 
 
 def _nothing() -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 __all__ = ["Node", "Sieve"]
 
@@ -73,17 +73,6 @@ class Sieve(Generic[N]):
         newest._newer = end._older = node
         node._sieve = self
         self._length += 1
-
-    def refill(self, nodes: Iterable[N]) -> None:
-        """Put the nodes in, the oldest first, whatever sieve they were in, which is of no use now.
-
-        They may be half in or out.
-        """
-        for node in nodes:
-            for field in ("_newer", "_older", "_sieve"):
-                if hasattr(node, field):
-                    delattr(node, field)
-            self.insert(node)
 
     def remove(self, node: N) -> None:
         """Take the node out, wherever it is; one that is not in is left as it is."""

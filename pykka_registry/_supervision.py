@@ -2,8 +2,8 @@
 
 A failure doubles the time for which its key rests, with some jitter, so that keys that failed
 together do not come back together. A key that fails more often than its budget allows is
-quarantined. Its failures are forgotten some time after it has first been active again, or left
-alone, unless it fails once more in that time.
+quarantined. Its failures are forgotten once it has been active for some time, or has been left alone
+for that long.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Record(Owner):
     It has none of the exceptions, for their tracebacks would keep alive what has failed.
     """
 
+    __slots__ = ("alarm", "count", "key", "rests_until")
+
     def __init__(self, key: Hashable) -> None:
+        self.alarm: float | None = None
         self.key = key
         self.count = 0
         self.rests_until = 0.0
-        self.due: float | None = None
-        """When they are forgotten; `None` from a failure until the key is active or left alone."""
 
     def rest(self, now: float) -> float:
         """Return for how many seconds more the key rests."""
@@ -58,7 +59,6 @@ class Failures:
         if record is None:
             record = self._records[key] = Record(key)
         record.count += 1
-        record.due = None
         first, most = self._policy.backoff
         doublings = min(record.count - 1, 64)
         delay = min(first * 2.0**doublings, most)
@@ -73,16 +73,12 @@ class Failures:
         """Return the key's failures, if there are any that count."""
         return self._records.get(key)
 
-    def all(self) -> list[Record]:
-        """Return those of all keys."""
-        return list(self._records.values())
-
     def clear(self) -> list[Record]:
         """Forget all, and return what there was."""
         records = list(self._records.values())
         self._records.clear()
         return records
 
-    def forget(self, key: Hashable) -> None:
-        """Forget the key's failures."""
-        self._records.pop(key, None)
+    def forget(self, key: Hashable) -> Record | None:
+        """Forget the key's failures, and return what there was."""
+        return self._records.pop(key, None)

@@ -22,9 +22,10 @@ import logging
 import threading
 import time
 import weakref
+from collections import deque
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import pykka
 
@@ -33,30 +34,28 @@ from pykka_registry._after import After
 from pykka_registry._entry import Blueprint, Entry, Incarnation, Ref, StartRequest, State
 from pykka_registry._events import DeadLetterReason, EndReason, Registered, Stats
 from pykka_registry._exceptions import (
-    HeldByForeignActor,
     KeyAlreadyRegistered,
-    NoAnswer,
     Overloaded,
     OverloadedTimeout,
-    RegistryError,
     RegistryStopped,
     Undeliverable,
 )
 from pykka_registry._fork import FORKED, Forked, tables
 from pykka_registry._future import Future
-from pykka_registry._inbox import Letter, is_expired, is_stop
-from pykka_registry._log import count, log, name
-from pykka_registry._mending import mend
+from pykka_registry._inbox import Letter, is_expired
+from pykka_registry._log import log, name
 from pykka_registry._rows import (
     LAUNCH_AGAIN,
     Rows,
     abandoned,
+    launch,
     no_class,
     quarantined,
     stopped_at_rest,
     undeliverable,
 )
 from pykka_registry._supervision import Record
+from pykka_registry._turns import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -69,8 +68,13 @@ __all__ = ["Table"]
 
 T = TypeVar("T")
 
-_LAST_LINES = 5.0
-"""Seconds that a shutdown waits for threads whose aggregates have ended."""
+
+class Joined(Protocol):
+    """A thread, or what is like one in this."""
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        ...
 
 
 class Table(Rows):
@@ -85,25 +89,23 @@ class Table(Rows):
         self.finished: Future[list[Hashable]] = Future()
         """The keys that were abandoned, once the registry has ended."""
         self._lock = threading.Lock()
-        self._is_torn = False
-        """A decision was begun, and has not come to its end."""
-        self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """Threads that have nothing left to do but to say what has happened, and to end."""
+        self._leaving: weakref.WeakSet[Joined] = weakref.WeakSet()
+        """Who has nothing left to do but to end."""
         tables.add(self)
 
     # Reading: no lock, no message, no waiting.
 
     def get(self, key: Hashable) -> Ref | None:
-        """Return the ref of the active actor under `key`, an aggregate's or a foreign one's."""
+        """Return the ref of the live actor under `key`, an aggregate's or a foreign one's."""
         ref = self.active.get(key)
         return self.foreign.get(key) if ref is None else ref
 
     def snapshot(self) -> dict[Hashable, Ref]:
-        """Return the active actors by key; foreign ones that are dead are left out."""
+        """Return the live actors by key; foreign ones that are dead are left out."""
         return self.active.copy() | self.foreign.snapshot()
 
     def count(self) -> int:
-        """Return how many active actors there are."""
+        """Return how many live actors there are."""
         return len(self.active) + len(self.foreign.snapshot())
 
     # Starting.
@@ -159,7 +161,12 @@ class Table(Rows):
 
         """
         try:
-            self.start(request)
+            if timeout is None:
+                with Held() as held:
+                    self.start(request)
+                held.help(request.future)
+            else:
+                self.start(request)
             ref: Ref = request.future.get(timeout=timeout)
         except BaseException as error:
             crowd = self._change(partial(self._withdraw, request, timeout))
@@ -168,12 +175,19 @@ class Table(Rows):
                     raise OverloadedTimeout(request.key, crowd) from None
                 msg = f"key {name(request.key)} had no active aggregate within {timeout} seconds"
                 raise pykka.Timeout(msg) from None
+            # If this thread has helped, the exception's traceback holds what it has helped for.
+            request.future.forget()
             raise
         finally:
             del request  # it holds the exception, whose traceback holds this frame
         return ref
 
     # Letters.
+
+    def claim(self, key: Hashable) -> Life | None:
+        """Return the life of the key's incarnation, if the calling thread may run it just now."""
+        ref = self.active.get(key)
+        return ref._life if ref is not None and ref._life.claim() else None
 
     def deliver(self, key: Hashable, letter: Letter) -> None:
         """Take a letter to the key's incarnation, present or next; start one if there is none.
@@ -193,7 +207,7 @@ class Table(Rows):
         if self.refusal is None:
             ref = self.active.get(key)
             if ref is not None:
-                inbox = cast("Inbox", ref.actor_inbox)
+                inbox = ref._life.inbox
                 if letter.reply_to is not None:
                     letter.reply_to.sent_to(cast("Incarnation", inbox.owner).entry)
                 if inbox.accept(letter):
@@ -208,7 +222,7 @@ class Table(Rows):
         if entry is None:
             owner = self.foreign.claim(key)
             if owner is not None:
-                raise HeldByForeignActor(key, owner)
+                raise KeyAlreadyRegistered(key, owner)
             self.check_class()
             self._check_room(key)
             entry = Entry(key, self)
@@ -217,22 +231,19 @@ class Table(Rows):
         elif entry.state is State.QUARANTINED:
             raise undeliverable(entry)
         elif entry.state is State.ACTIVE:
-            self._accept(entry, letter)
+            self._accept(entry, letter, after)
         else:
             self._check_room(key)
             self._queue(entry, letter)
 
-    def stop(self, key: Hashable, letter: Letter) -> Future[bool]:
+    def stop(self, key: Hashable, letter: Letter) -> None:
         """Have the key's incarnation stop after the letters that were sent before.
 
-        Returns:
-            A future of whether there was one. Who stops a key that is not active, when the last
-            that was sent to it is a request to stop, shares that one's.
-
+        The letter's future gets whether there was one.
         """
-        return self._change(partial(self._stop, key, letter))
+        self._change(partial(self._stop, key, letter))
 
-    def _stop(self, key: Hashable, letter: Letter, after: After) -> Future[bool]:
+    def _stop(self, key: Hashable, letter: Letter, after: After) -> None:
         self.check_process()
         assert letter.reply_to is not None
         entry = self._entries.get(key)
@@ -241,30 +252,13 @@ class Table(Rows):
                 self._give_up(entry, DeadLetterReason.STOPPED, stopped_at_rest(entry), after)
             after.do(letter.reply_to.give, False)
         elif entry.state is State.ACTIVE:
-            self._accept(entry, letter)
+            self._accept(entry, letter, after)
         else:
-            last = entry.queue[-1] if entry.queue else None
-            # What has begun is not withdrawn by whoever was the first.
-            if last and last.reply_to and is_stop(last.message) and last.reply_to.begin():
-                return last.reply_to
             self._queue(entry, letter)
-        return letter.reply_to
 
-    def hurry(self, entry: Entry) -> None:
-        """Let an entry that stands in line wait for a place only: an aggregate waits for it."""
-        self._change(partial(self._hurry, entry))
-
-    def check_wanted(self, entry: Entry, future: Future[Any]) -> None:
-        """See whether anybody still waits for an entry that has not begun to start.
-
-        Whoever waited for `future` does not.
-        """
-
-        def decide(after: After) -> None:
-            self._count_expired(entry, future)
-            self._drop_if_unwanted(entry, after)
-
-        self._change(decide)
+    def check_wanted(self, entry: Entry) -> None:
+        """See whether anybody still waits for an entry that has not begun to start."""
+        self._change(partial(self._drop_if_unwanted, entry))
 
     def expire(self, key: Hashable, future: Future[Any], timeout: float) -> BaseException | None:
         """Let the asker give up, unless a handler has begun. Atomic with `Future.begin`.
@@ -282,18 +276,12 @@ class Table(Rows):
         error: BaseException
         if entry is not None and self._is_crowded(entry):
             error = OverloadedTimeout(key, self._crowd(timeout))
-            error.__cause__ = self.admission.no_thread
-        elif entry is not None and entry.state is State.BACKOFF:
-            why = " and will not: the message has expired; it rests after a failure"
-            error = NoAnswer(key, timeout, why)
-            error.__cause__ = entry.cause
         else:
-            error = NoAnswer(key, timeout, " and will not: the message has expired")
+            error = pykka.Timeout(f"no answer within {timeout} seconds, and there will be none")
         if not future.withdraw(error):
             return None
         self._expired += 1
         if entry is not None:
-            self._count_expired(entry, future)
             self._drop_if_unwanted(entry, after)
         return error
 
@@ -309,7 +297,6 @@ class Table(Rows):
         incarnation.begun = True
         if self._is_due(incarnation):
             incarnation.life = life
-            self.admission.moved_at = time.monotonic()
             self._alarm(incarnation.entry, self.policy.start_timeout)
             return True
         self._never_mind(incarnation, after)
@@ -332,37 +319,37 @@ class Table(Rows):
         incarnation.inbox.extend(self._take_queue(entry))
         self._move(entry, State.ACTIVE)
         self.courier.announce(Registered(entry.key, incarnation.number, ref))
-        requests, entry.requests = entry.requests, []
+        requests, entry.requests = entry.requests, ()
         for request in requests:
             after.do(request.future.give, ref)
         self._tell_watchers(entry.key, ref, after)
         self.admission.activate(incarnation)
         self._admit(after)
-        self._alarm_idle(incarnation)
+        self._alarm_idle(incarnation, after)
         if self.refusal is not None or self.admission.wants_place_of(incarnation):
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
         return True
 
     def passivate(self, incarnation: Incarnation, idle: float | None) -> None:
-        """Let it be passivated once it has had no message for so many seconds, or never."""
+        """Let it retire once it has had no message for so many seconds, or never."""
 
-        def decide(_after: After) -> None:
+        def decide(after: After) -> None:
             incarnation.idle = idle
             incarnation.own_word = True
             if self._is_active(incarnation):
-                self._alarm_idle(incarnation)
+                self._alarm_idle(incarnation, after)
 
         self._change(decide)
 
     def rest(self, incarnation: Incarnation) -> EndReason | None:
-        """Passivate it, if that is wanted and nothing waits for it, or let it go. Atomic.
+        """Retire it, if that is wanted and nothing waits for it. Atomic.
 
         Called when it has found nothing to do. If a reason is returned its inbox is closed, and it
         is found no more.
         """
         return self._change(partial(self._rest, incarnation))
 
-    def _rest(self, incarnation: Incarnation, _after: After) -> EndReason | None:
+    def _rest(self, incarnation: Incarnation, after: After) -> EndReason | None:
         if not self._is_active(incarnation):
             return None
         entry = incarnation.entry
@@ -374,7 +361,7 @@ class Table(Rows):
         elif incarnation.idle == 0 or asked is EndReason.IDLE:
             reason = EndReason.OWN_WORD if incarnation.own_word else EndReason.IDLE
         else:
-            self.admission.stay(incarnation)
+            self.admission.stay(incarnation, after.do)
             if self.refusal is not None:
                 self._alarm(entry, self._linger)
                 self._set_quiet(incarnation, quiet=True)
@@ -382,22 +369,23 @@ class Table(Rows):
         assert incarnation.life is not None
         if not incarnation.inbox.close_if_empty(incarnation.life.undeliverable):
             self._declined += 1
-            self._alarm_idle(incarnation)
-            incarnation.inbox.nudge()  # so that it looks again when that is done
-            self.admission.stay(incarnation)
+            self._alarm_idle(incarnation, after)
+            incarnation.inbox.nudge(after.do)  # so that it looks again when that is done
+            self.admission.stay(incarnation, after.do)
             return None
         self._stopping(incarnation)
         return reason
 
     def decline(self, incarnation: Incarnation) -> None:
-        """Take note that it was asked to go, and has something to do."""
+        """Take note that it was asked to retire, and has something to do."""
 
-        def decide(_after: After) -> None:
-            incarnation.asked = None
-            self._declined += 1
-            if self._is_active(incarnation):
-                self._alarm_idle(incarnation)
-                self.admission.stay(incarnation)
+        def decide(after: After) -> None:
+            if incarnation.asked is not None:
+                incarnation.asked = None
+                self._declined += 1
+                if self._is_active(incarnation):
+                    self._alarm_idle(incarnation, after)
+                    self.admission.stay(incarnation, after.do)
 
         self._change(decide)
 
@@ -408,7 +396,7 @@ class Table(Rows):
         later. What was told to this incarnation is a dead letter.
 
         Returns:
-            What else was left over: requests to stop, and what somebody waits for an answer to.
+            What else was left over: somebody waits for an answer to it.
 
         """
         return self._change(partial(self._close_inbox, incarnation, life))
@@ -419,20 +407,19 @@ class Table(Rows):
         letters: list[Letter] = []
         told: list[Any] = []
         asked: list[Mail] = []
-        for envelope in life.inbox.close(life.undeliverable):
+        for envelope in life.inbox.close(life.undeliverable, after.do):
             if isinstance(envelope, Letter):
                 if not is_expired(envelope):
                     letters.append(envelope)
-            elif envelope.reply_to is None and not is_stop(envelope.message):
+            elif envelope.reply_to is None:
                 told.append(envelope.message)
             else:
                 asked.append(envelope)
         self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, life.cause, after.do)
         if entry.state is State.STOPPING and entry.incarnation is incarnation:
-            entry.queue.extendleft(reversed(letters))
+            entry.queue = deque([*letters, *entry.queue])
             entry.left_over += len(letters)
-            for letter in letters:
-                self._count_in(letter)
+            self._queued += len(letters)
         else:
             self._report(entry, letters, DeadLetterReason.ABANDONED, abandoned(entry), after)
         return asked
@@ -449,18 +436,16 @@ class Table(Rows):
         incarnation: Incarnation,
         reason: EndReason,
         cause: BaseException | None,
-        *,
-        leaves: bool,
+        leaving: Joined | None,
     ) -> None:
         """Free the key, or hand it to a successor; no user code of it runs any more.
 
-        If it `leaves` the calling thread has nothing left to do but to end, and a shutdown waits
-        for that. It is noted in the same step, for the key may be all that the shutdown waits for.
+        What is `leaving` has a few lines left to run, and a shutdown waits for that. It is noted in the same step, for the key may be all that the shutdown waits for.
         """
 
         def decide(after: After) -> None:
-            if leaves:
-                self._leaving.add(threading.current_thread())
+            if leaving is not None:
+                self._leaving.add(leaving)
             self._ended(incarnation, reason, cause, after)
 
         self._change(decide)
@@ -473,8 +458,6 @@ class Table(Rows):
         after: After,
     ) -> None:
         entry = incarnation.entry
-        assert incarnation.life is not None
-        stopped = bool(incarnation.life.stops)
         incarnation.life = None  # it holds the incarnation in turn
         self.admission.end(incarnation)
         if entry.state is State.QUARANTINED:  # its end was published when it was abandoned
@@ -487,28 +470,19 @@ class Table(Rows):
                 self._fail_start(entry, cause, after)
             elif self.refusal is not None:
                 self._fail_requests(entry, RegistryStopped(self.refusal), after)
-            try:
-                self._hand_over(entry, reason, cause, after, stopped=stopped)
-            except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
-                self._cut_off(entry, error, after)
+            self._hand_over(entry, reason, cause, after)
         self._admit(after)
 
     def _hand_over(
-        self,
-        entry: Entry,
-        reason: EndReason,
-        cause: BaseException | None,
-        after: After,
-        *,
-        stopped: bool,
+        self, entry: Entry, reason: EndReason, cause: BaseException | None, after: After
     ) -> None:
-        """Decide what follows an incarnation that has ended; somebody may have `stopped` it."""
+        """Decide what follows an incarnation that has ended."""
         entry.incarnation = entry.ref = None
         if reason in {EndReason.FAILED, EndReason.START_FAILED}:
             record = self._failures.add(entry.key, time.monotonic())
             entry.cause = cause
             if self._failures.exceed(record):
-                self._quarantine(entry, record.count, after)
+                self._quarantine(entry, after)
                 return
             entry.restarts = (
                 self.policy.restart == "at once"
@@ -516,8 +490,7 @@ class Table(Rows):
                 and self.blueprint is not None
             )
         # Who wanted it to stop has what they wanted, unless letters came before.
-        if self._skip(entry, after, stopped=True) or stopped:
-            entry.restarts = False
+        self._skip(entry, after, stops=True)
         if entry.queue and self.blueprint is None and not entry.requests:
             self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, cause), after)
         elif entry.queue or entry.requests or entry.restarts:
@@ -525,7 +498,7 @@ class Table(Rows):
         else:
             self._remove(entry)
 
-    def _quarantine(self, entry: Entry, failures: int, after: After) -> None:
+    def _quarantine(self, entry: Entry, after: After) -> None:
         """Close a key that has failed too often, for a time, and report to all who waited."""
         if self.refusal is not None:
             self._give_up(entry, DeadLetterReason.QUARANTINED, undeliverable(entry), after)
@@ -534,7 +507,6 @@ class Table(Rows):
         self._fail_requests(entry, quarantined(entry), after)
         letters = self._take_queue(entry)
         error = undeliverable(entry)
-        after.do(_log_quarantine, entry, failures)
         self._report(entry, letters, DeadLetterReason.QUARANTINED, error, after)
 
     # Foreign actors.
@@ -580,7 +552,6 @@ class Table(Rows):
     def subscribe(self, listener: Ref) -> None:
         """Tell `listener` of everything that happens from now on."""
         self._check_open()
-        self.courier.start()
         self.courier.subscribe(listener)
 
     def unsubscribe(self, listener: Ref) -> None:
@@ -596,7 +567,7 @@ class Table(Rows):
             ref = self.get(key)
             if ref is None:
                 future.target = self._entries.get(key)
-                self._add_watcher(key, future)
+                self._watchers.setdefault(key, []).append(future)
         if ref is not None:
             future.set(ref)
         return future
@@ -604,10 +575,10 @@ class Table(Rows):
     def unwatch(self, key: Hashable, future: Future[Ref]) -> None:
         """Wait no longer."""
         with self._lock:
-            watchers = self._watchers.get(key)
-            if watchers is not None:
-                watchers[:] = [watcher for watcher in watchers if watcher() is not future]
-                if not watchers:
+            futures = self._watchers.get(key)
+            if futures is not None and future in futures:
+                futures.remove(future)
+                if not futures:
                     del self._watchers[key]
 
     def stats(self) -> Stats:
@@ -639,8 +610,7 @@ class Table(Rows):
             Quarantined: If an abandoned incarnation holds it.
 
         """
-
-        def decide(_after: After) -> bool:
+        with self._lock:
             self.check_process()
             entry = self._entries.get(key)
             if entry is None or entry.state is not State.QUARANTINED:
@@ -649,8 +619,6 @@ class Table(Rows):
                 raise quarantined(entry)
             self._release(entry)
             return True
-
-        return self._change(decide)
 
     # Time.
 
@@ -676,8 +644,6 @@ class Table(Rows):
                         self._rung(owner, now, after)
                 except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
                     after.do(_log_alarm, owner.key, error)
-                    if isinstance(owner, Entry) and owner.state is State.BACKOFF:
-                        self._cut_off(owner, error, after)
             self._rings_at = min(self._alarms.next(), latest)
             return self._rings_at
 
@@ -691,12 +657,8 @@ class Table(Rows):
         elif incarnation is None:
             self._release(entry)
         elif entry.state is State.ACTIVE:
-            self._check_idle(incarnation, now)
+            self._check_idle(incarnation, now, after)
         elif self._is_crowded(entry):
-            left = self.admission.moved_at + self.policy.start_timeout - now
-            if left > 0:  # places come free, and its turn will come
-                self._alarm(entry, left)
-                return
             error = Overloaded(entry.key, self._crowd(self.policy.start_timeout))
             error.__cause__ = self.admission.no_thread
             self._give_up(entry, DeadLetterReason.OVERLOADED, error, after)
@@ -704,13 +666,13 @@ class Table(Rows):
             self._alarm(entry, self.policy.start_timeout)
         elif not incarnation.begun:
             self._alarm(entry, LAUNCH_AGAIN)
-            after.do(self._launch, incarnation)
+            after.do(launch, incarnation)
         else:
             self._abandon(entry, after)
             self._admit(after)
 
-    def _check_idle(self, incarnation: Incarnation, now: float) -> None:
-        """Ask it to go if it has been idle for long enough, else look again then."""
+    def _check_idle(self, incarnation: Incarnation, now: float, after: After) -> None:
+        """Ask it to retire if it has been idle for long enough, else look again then."""
         since = incarnation.inbox.idle_since()
         idle, reason = incarnation.idle, EndReason.IDLE
         if self.refusal is not None:
@@ -719,9 +681,9 @@ class Table(Rows):
         left = idle if since is None else since + idle - now
         if left > 0:
             self._alarm(incarnation.entry, left)
-        else:  # even if it was asked to make way for another: that one may need it no more
+        elif incarnation.asked is None:
             incarnation.asked = reason
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
 
     # Shutting down.
 
@@ -739,15 +701,12 @@ class Table(Rows):
             self._linger = linger
             self.foreign.clear()
             stopped = RegistryStopped(refusal)
-            for watchers in self._watchers.values():
-                for future in filter(None, (watcher() for watcher in watchers)):
+            for futures in self._watchers.values():
+                for future in futures:
                     after.do(future.fail, stopped)
             self._watchers.clear()
-            for entry in self._all_entries():
-                try:
-                    self._close(entry, stopped, after)
-                except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
-                    self._cut_off(entry, error, after)
+            for entry in list(self._entries.values()):
+                self._close(entry, stopped, after)
             self._check_settled()
 
         self._change(decide)
@@ -759,7 +718,7 @@ class Table(Rows):
             assert incarnation is not None
             if incarnation.inbox.idle_since() is not None:
                 incarnation.asked = EndReason.DRAINED
-            incarnation.inbox.nudge()
+            incarnation.inbox.nudge(after.do)
         elif incarnation is None and entry.state is State.QUARANTINED:
             self._release(entry)
         elif incarnation is None or not incarnation.launched:
@@ -768,13 +727,15 @@ class Table(Rows):
 
     def retire(self) -> bool:
         """Let those go that have nothing to do; true if there are none left."""
-        with self._lock:
-            for ref in self.active.values():
-                cast("Inbox", ref.actor_inbox).nudge()
-            for entry in self._lost:
-                if entry.state is State.ACTIVE and entry.incarnation is not None:
-                    entry.incarnation.inbox.nudge()
-            return len(self._entries) + len(self._lost) == self._states[State.QUARANTINED]
+
+        def decide(after: After) -> bool:
+            for entry in self._entries.values():
+                if entry.state is State.ACTIVE:
+                    assert entry.incarnation is not None
+                    entry.incarnation.inbox.nudge(after.do)
+            return len(self._entries) == self._states[State.QUARANTINED]
+
+        return self._change(decide)
 
     def abandon(self) -> list[Hashable]:
         """Quarantine what has not ended; return its keys, and of those that were before."""
@@ -782,7 +743,7 @@ class Table(Rows):
         def decide(after: After) -> list[Hashable]:
             keys: list[Hashable] = []
             self._is_over = True
-            for entry in self._all_entries():
+            for entry in list(self._entries.values()):
                 if entry.incarnation is not None and entry.incarnation.launched:
                     if entry.state is not State.QUARANTINED:
                         self._abandon(entry, after)
@@ -803,25 +764,21 @@ class Table(Rows):
         with self._lock:
             return [
                 entry.key
-                for entry in self._all_entries()
+                for entry in self._entries.values()
                 if entry.state is State.QUARANTINED and entry.incarnation is not None
             ]
 
     def leave(self) -> None:
-        """Note that the calling thread will run no more user code and wait for nobody."""
+        """Say that the calling thread will run no more user code and wait for nobody."""
         with self._lock:
             self._leaving.add(threading.current_thread())
 
     def join(self) -> None:
-        """Wait for the threads that are about to end, so that a shutdown leaves none.
-
-        Not for ever: they write to the log, and what is behind that may block.
-        """
+        """Wait for the threads that are about to end, so that a shutdown leaves none."""
         with self._lock:
-            threads = self._leaving - {threading.current_thread()}
-        deadline = time.monotonic() + _LAST_LINES
-        for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0))
+            leaving = list(self._leaving)
+        for one in leaving:
+            one.join()
 
     def check_process(self) -> None:
         """Raise `RegistryStopped` in a forked child."""
@@ -835,11 +792,26 @@ class Table(Rows):
             for runs in _waits.runs_here()
         )
 
-    def is_waited_for_here(self) -> bool:
-        """Tell whether a shutdown waits for the calling thread, which so must not wait for it."""
-        return self.runs_here() or self.courier.runs_here()
+    def place_holders(self) -> Sequence[int]:
+        """Return the threads any one of which can make way for who waits for a place.
+
+        Takes no lock. There may be a million entries: this is called only for a handler that waits
+        for a place.
+        """
+        threads = [
+            incarnation.runner or _waits.NOBODY_YET
+            for entry in list(self._entries.values())
+            if (incarnation := entry.incarnation) is not None
+            and self.admission.makes_way(incarnation)
+        ]
+        return threads or [_waits.NOBODY_YET]
 
     # Being waited for: a shutdown ends when the last of the incarnations has.
+
+    @property
+    def yields_to_timeouts(self) -> bool:
+        """False: a cycle is refused whatever the timeout."""
+        return False
 
     def key_of(self) -> tuple[Hashable, ...]:
         """Return nothing: a registry has no key."""
@@ -847,7 +819,7 @@ class Table(Rows):
 
     def runners(self) -> Sequence[int]:
         """Return the threads that run the table's incarnations."""
-        incarnations = [entry.incarnation for entry in self._all_entries()]
+        incarnations = [entry.incarnation for entry in list(self._entries.values())]
         return [
             incarnation.runner
             for incarnation in incarnations
@@ -858,17 +830,20 @@ class Table(Rows):
         """Return `None`: a shutdown waits for no place."""
         return None
 
-    def urge(self, wait: _waits.Wait) -> None:
-        """Do nothing: a shutdown goes as fast as it can."""
-
-    def was_withdrawn(self, wait: _waits.Wait) -> None:
+    def was_withdrawn(self) -> None:
         """Do nothing: a shutdown goes on all the same."""
+
+    def help(self, _until: Future[Any]) -> bool:
+        """Return false: a shutdown has a thread of its own."""
+        return False
+
+    def rescue(self) -> None:
+        """Do nothing: a shutdown has a thread of its own."""
 
     def forked(self) -> None:
         """Refuse everything: the threads that served this table exist in the parent only."""
         self._lock = threading.Lock()
         self.refusal = FORKED
-        self._is_torn = False
         refs = [*self.active.values(), self.registry_ref]
         self.active = Forked()
         for ref in refs:
@@ -879,49 +854,19 @@ class Table(Rows):
     # What follows must not have the lock.
 
     def _change(self, decide: Callable[[After], T]) -> T:
-        """Decide under the lock, then carry out what was decided, interrupted or not.
-
-        A decision that is cut short is mended at once; see `_mending`. If that is cut short, too,
-        the next decision begins with it.
-        """
+        """Decide under the lock, then carry out what was decided, interrupted or not."""
         after = After()
         try:
             with self._lock:
-                self._mend(after)
-                self._is_torn = True
-                try:
-                    result = decide(after)
-                except Exception as error:
-                    # These are raised on purpose, before anything is changed.
-                    no_class = self.blueprint is None and isinstance(error, TypeError)
-                    self._is_torn = not (no_class or isinstance(error, RegistryError))
-                    raise
-                self._is_torn = False
+                result = decide(after)
             after.run()
         except BaseException:
-            try:
-                if self._is_torn:
-                    with self._lock:
-                        self._mend(after)
-            finally:
-                after.run()
+            after.run()
             raise
-        if self._unsaid:
-            self._name_the_lost()
         return result
 
-    def _mend(self, after: After) -> None:
-        if self._is_torn:
-            mend(self, after)
-            self._is_torn = False
-
-    def _name_the_lost(self) -> None:
-        """Log whose keys were lost; `__repr__` and log handlers are user code."""
-        while self._unsaid:
-            key, error = self._unsaid.pop()
-            log(logging.ERROR, "key %s raises, and is found no more", name(key), error=error)
-
-    def _launch(self, incarnation: Incarnation) -> None:
+    def launch(self, incarnation: Incarnation) -> None:
+        """Have it begun by its runtime."""
         try:
             incarnation.blueprint.aggregate_class._pykka_registry_launch(incarnation)
         except (RuntimeError, MemoryError) as error:  # there are too many threads
@@ -931,20 +876,12 @@ class Table(Rows):
         if incarnation.begun or not incarnation.launched:
             return
         if self._is_due(incarnation):
-            self.admission.refuse(incarnation, error)
+            self.admission.refuse(incarnation, error, after.do)
             self._alarm(incarnation.entry, max(incarnation.due_by - time.monotonic(), 0))
-            self._hurry_if_urgent(incarnation.entry, after)
             self._drop_if_unwanted(incarnation.entry, after)
         else:
             incarnation.begun = True
             self._never_mind(incarnation, after)
-
-
-def _log_quarantine(entry: Entry, failures: int) -> None:
-    seconds = entry.table.policy.quarantine
-    until = "until it is released" if seconds is None else f"for {seconds:g} seconds"
-    what = "key %s of registry %r is quarantined after %s, %s"
-    log(logging.ERROR, what, name(entry.key), entry.table.name, count(failures, "failure"), until)
 
 
 def _log_alarm(key: Hashable, error: Exception) -> None:

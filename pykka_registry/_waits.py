@@ -5,6 +5,10 @@ bring about: a reply, the end of an activation, the end of a teardown. Those wai
 a graph; a cycle in it can never resolve itself, so the wait that would close one is refused with
 `WaitCycle`.
 
+What waits for a pooled actor that nobody runs just now waits for no thread: either somebody runs it
+later, or the waiting thread does so itself; see `_turns`. A thread that runs one actor's code may
+so run another's on top of it, and then all of these wait for the innermost.
+
 One kind of target differs: an activation that waits for a place under the ceiling. It goes on as
 soon as any one of those who hold a place gives it up, so a wait for it is hopeless only if all of
 them wait, directly or not, for something hopeless. That is refused with `Overloaded`.
@@ -16,7 +20,7 @@ Who may touch what:
   no cycle is reported that is not there: as long as the lock is held nobody else can begin to wait,
   so a thread that was found blocked on a thread that was found blocked stays so.
 * `Runs.runner` is written by the thread that runs it, before it begins and after it ends.
-* `_mine` is the calling thread's own.
+* `mine` is the calling thread's own.
 
 The lock is a leaf: nothing else is acquired and no user code runs under it. A thread that runs no
 aggregate cannot be waited for and skips all this.
@@ -25,13 +29,18 @@ aggregate cannot be waited for and skips all this.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from asyncio import _get_running_loop  # what asyncio.get_running_loop asks, without the exception
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pykka_registry._exceptions import Overloaded, WaitCycle
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable, Sequence
+
+    from pykka_registry._future import Future
+    from pykka_registry._turns import Due
 
 __all__ = [
     "NOBODY_YET",
@@ -40,6 +49,9 @@ __all__ = [
     "Waited",
     "blocked_on",
     "forget_after_fork",
+    "may_go_deeper",
+    "may_help",
+    "mine",
     "running",
     "runs_here",
     "this_thread",
@@ -48,6 +60,11 @@ __all__ = [
 
 class Waited(Protocol):
     """Something that is waited for, which some threads may be bringing about."""
+
+    @property
+    def yields_to_timeouts(self) -> bool:
+        """Whether a wait for it that has a timeout is left to that, even in a cycle, as in Pykka."""
+        ...
 
     def key_of(self) -> tuple[Hashable, ...]:
         """Return the key to name it by, or nothing if it has none."""
@@ -64,12 +81,16 @@ class Waited(Protocol):
         """
         ...
 
-    def urge(self, wait: Wait) -> None:
-        """Take note that the calling thread is about to block on `wait`, which is for this."""
+    def was_withdrawn(self) -> None:
+        """Take note that somebody has withdrawn what was to wait for it."""
         ...
 
-    def was_withdrawn(self, wait: Wait) -> None:
-        """Take note that `wait` is over because what it was for was withdrawn."""
+    def help(self, until: Future[Any]) -> bool:
+        """Run it in this thread until there is a result, if nobody does; tell whether it ran."""
+        ...
+
+    def rescue(self) -> None:
+        """Have a spare thread run it, if nobody does."""
         ...
 
 
@@ -80,66 +101,106 @@ NOBODY_YET = 0
 class Runs:
     """Something that one thread at a time runs: it knows which."""
 
+    __slots__ = ()
+
     runner: int | None = None
+    yields_to_timeouts = False
+
+    def key_of(self) -> tuple[Hashable, ...]:
+        """Return nothing: it has no key."""
+        return ()
 
     def holders(self) -> Sequence[int] | None:
         """Return `None`: it waits for no place."""
         return None
 
-    def urge(self, wait: Wait) -> None:
-        """Do nothing: it goes as fast as it can."""
-
-    def was_withdrawn(self, wait: Wait) -> None:
+    def was_withdrawn(self) -> None:
         """Do nothing: it goes on all the same."""
+
+    def help(self, _until: Future[Any]) -> bool:
+        """Return false: it has a thread of its own."""
+        return False
+
+    def rescue(self) -> None:
+        """Do nothing: it has a thread of its own."""
 
     def runners(self) -> Sequence[int]:
         """Return the thread that runs it, if one does."""
         return () if self.runner is None else (self.runner,)
+
+    def is_part_of(self, target: object) -> bool:
+        """Tell whether who waits for the target waits for this."""
+        return self is target
 
 
 class Wait(Protocol):
     """One wait: over when it is done, and depending on its target until then."""
 
     target: Waited | None
-    urgent: bool
-    """A thread that runs an aggregate blocks on it, or has done so."""
 
     def done(self) -> bool:
         """Tell whether nobody needs to wait any longer."""
         ...
 
 
+DEPTH = 16
+"""How many actors a thread runs on top of each other at most, so that its stack does not overflow."""
+
+
+class _Blocked(NamedTuple):
+    """What a thread waits for, and what it runs, the innermost last."""
+
+    wait: Wait
+    running: tuple[Runs, ...]
+
+
 class _Mine(threading.local):
     def __init__(self) -> None:
         self.running: list[Runs] = []
+        """What the thread is running, the innermost last."""
+        self.held: list[Due] | None = None
+        """What it has made due and holds back, since it is about to wait for it; see `_turns`."""
         self.token = object()
 
 
-_mine = _Mine()
+mine = _Mine()
 _lock = threading.Lock()
-_blocked: dict[int, Wait] = {}
+_blocked: dict[int, _Blocked] = {}
 
 
 @contextlib.contextmanager
 def running(runs: Runs) -> Generator[None]:
     """Mark the calling thread as the one that runs `runs`."""
     runs.runner = threading.get_ident()
-    _mine.running.append(runs)
+    mine.running.append(runs)
     try:
         yield
     finally:
-        _mine.running.pop()
+        mine.running.pop()
         runs.runner = None
 
 
 def runs_here() -> list[Runs]:
     """Return what the calling thread is running, the innermost last."""
-    return _mine.running
+    return mine.running
+
+
+def may_go_deeper() -> bool:
+    """Tell whether the calling thread may run one more on top of what it is running."""
+    return len(mine.running) < DEPTH
+
+
+def may_help() -> bool:
+    """Tell whether the calling thread may run an actor while it waits for it.
+
+    An event loop must not be held up, and while the interpreter ends nothing is begun.
+    """
+    return len(mine.running) < DEPTH and _get_running_loop() is None and not sys.is_finalizing()
 
 
 def this_thread() -> object:
     """Return what stands for the calling thread: idents are used again, this is not."""
-    return _mine.token
+    return mine.token
 
 
 @contextlib.contextmanager
@@ -151,27 +212,26 @@ def blocked_on(wait: Wait) -> Generator[None]:
         Overloaded: if it could never end because all places are held by those who wait.
 
     """
-    if not _mine.running or wait.target is None:
+    if not mine.running or wait.target is None:
         yield
         return
-    wait.target.urge(wait)
     me = threading.get_ident()
+    with _lock:
+        cycle, places = _cycle(wait, me)
+        if cycle is None and places and _is_hopeless(wait, me):
+            crowd: Waited | None = places[0]
+        else:
+            crowd = None
+        if cycle is None and crowd is None:
+            _blocked[me] = _Blocked(wait, tuple(mine.running))
+    if cycle is not None:
+        raise WaitCycle(cycle)
+    if crowd is not None:
+        (key,) = crowd.key_of()
+        raise Overloaded(key, "all places are held by aggregates that wait for such a place")
     try:
-        with _lock:
-            cycle, places = _cycle(wait, me)
-            if cycle is None and places and _is_hopeless(wait, me):
-                crowd: Waited | None = places[0]
-            else:
-                crowd = None
-            if cycle is None and crowd is None:
-                _blocked[me] = wait
-        if cycle is not None:
-            raise WaitCycle(cycle)
-        if crowd is not None:
-            (key,) = crowd.key_of()
-            raise Overloaded(key, "all places are held by aggregates that wait for such a place")
         yield
-    finally:  # whatever comes between, also from outside: a wait that is over leaves no edge
+    finally:
         with _lock:
             _blocked.pop(me, None)
 
@@ -186,21 +246,22 @@ def _cycle(wait: Wait, me: int) -> tuple[list[Hashable] | None, list[Waited]]:
     seen: set[int] = set()
     places: list[Waited] = []
     while todo:
-        its_wait, before = todo.pop()
-        target = its_wait.target
-        if target is None or its_wait.done():
+        wait, way = todo.pop()
+        target = wait.target
+        if target is None or wait.done():
             continue
         if target.holders() is not None:
             places.append(target)
             continue
-        way = _Way(target, before)
+        way = _Way(target, way)
         for runner in target.runners():
             if runner == me:
-                return way.keys(), places
+                return way.upwards(mine.running).keys(), places
             if runner not in seen:
                 seen.add(runner)
                 if runner in _blocked:
-                    todo.append((_blocked[runner], way))
+                    blocked = _blocked[runner]
+                    todo.append((blocked.wait, way.upwards(blocked.running)))
     return None, places
 
 
@@ -224,7 +285,8 @@ def _is_hopeless(wait: Wait, me: int) -> bool:
         holders = target.holders()
         needs[thread] = (target.runners(), False) if holders is None else (holders, True)
         todo += [
-            (other, wait if other == me else _blocked.get(other)) for other in needs[thread][0]
+            (other, wait if other == me else _blocked[other].wait if other in _blocked else None)
+            for other in needs[thread][0]
         ]
     found = True
     while found:
@@ -242,6 +304,14 @@ class _Way(NamedTuple):
 
     target: Waited
     before: _Way | None
+
+    def upwards(self, running: Sequence[Runs]) -> _Way:
+        """Return the way on: the last step waits for what its thread runs on top of it."""
+        ran = [i for i, runs in enumerate(running) if runs.is_part_of(self.target)]
+        way = self
+        for runs in running[ran[-1] + 1 :] if ran else ():
+            way = _Way(runs, way)
+        return way
 
     def keys(self) -> list[Hashable]:
         """Return the keys along the way, from its beginning."""

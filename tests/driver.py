@@ -27,8 +27,10 @@ from pykka_registry import (
     KeyAlreadyRegistered,
     Registered,
     Terminated,
+    _pooled_life,
 )
 from pykka_registry._future import Future
+from pykka_registry._pooled_life import PooledLife
 from tests import model
 from tests.model import (
     OWN,
@@ -47,7 +49,7 @@ from tests.model import (
     State,
     Then,
 )
-from tests.support import PATIENCE, Gate, Referee, nothing_remains
+from tests.support import ON_POOL, PATIENCE, Gate, Referee, Runtime, nothing_remains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -127,6 +129,7 @@ class Held:
     """A thread that waits at a gate, and what it does when that is opened."""
 
     def __init__(self) -> None:
+        self.thread = threading.current_thread()
         self.gate = Gate()
         self.then = Then.GO_ON
         self.errand: Callable[[], None] | None = None
@@ -150,7 +153,7 @@ class Stage:
         return held.then
 
 
-class Modelled(AggregateMixin, pykka.ThreadingActor):
+class Modelled(AggregateMixin, Runtime):
     """Does what it is told, and what the knobs say."""
 
     def __init__(self, stage: Stage, label: str = REGISTRYS) -> None:
@@ -209,11 +212,16 @@ class Noting(pykka.ThreadingActor):
 
 
 class Surroundings:
-    """A clock that stands still until the test moves it, and who waits for which future."""
+    """A clock that stands still until the test moves it; who waits for which future, or works."""
 
     def __init__(self) -> None:
         self.now = 1_000.3
+        self.turns = 0
+        """How many turns pooled aggregates have been given."""
         self._awaited: dict[threading.Thread, Future[Any]] = {}
+        self._at_work: Counter[threading.Thread] = Counter()
+        """How many turns of pooled aggregates each thread is in."""
+        self._lock = threading.Lock()
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(time, "monotonic", lambda: self.now)
         # What goes wrong is meant to, and a thousand tracebacks take time.
@@ -228,12 +236,37 @@ class Surroundings:
                 del self._awaited[threading.current_thread()]
 
         self._patch.setattr(Future, "_wait", watched_wait)
+        self._watch(_pooled_life, "begin")
+        self._watch(PooledLife, "turn")
+        self._watch(PooledLife, "here")
+
+    def _watch(self, where: Any, name: str) -> None:
+        """Note who is in this function, which gives a pooled aggregate a turn."""
+        function: Any = getattr(where, name)
+
+        def watched(*args: Any) -> Any:
+            me = threading.current_thread()
+            with self._lock:
+                self._at_work[me] += 1
+                self.turns += 1
+            try:
+                return function(*args)
+            finally:
+                with self._lock:
+                    self._at_work[me] -= 1
+
+        self._patch.setattr(where, name, watched)
+
+    def at_work(self) -> set[threading.Thread]:
+        """Return who is in a turn."""
+        with self._lock:
+            return {thread for thread, turns in self._at_work.items() if turns}
 
     def undo(self) -> None:
         self._patch.undo()
 
     def rests(self, caller: Caller) -> bool:
-        """Tell whether a call has come to its end, or waits for something."""
+        """Tell whether a call has come to its end, or waits for somebody."""
         awaited = self._awaited.get(caller.thread)
         return caller.is_done or (awaited is not None and not awaited.done())
 
@@ -667,7 +700,7 @@ class Driver:
             incarnation = entry.incarnation
             if incarnation is None or not incarnation.launched:
                 continue
-            threads -= 1
+            threads -= not ON_POOL
             held = self.stage.held.get(entry.key)
             if held is not None and held.gate.reached.is_set():
                 rest.append(held)
@@ -676,16 +709,28 @@ class Driver:
             else:
                 return None
         rest += [_parked(inbox) for inbox in inboxes]
+        rest.append(self.surroundings.turns)
         if threads or None in rest or not all(self._callers_rest()):
+            return None
+        if not self.surroundings.at_work() <= self._held_up():
             return None
         return rest
 
     def _callers_rest(self) -> Iterator[bool]:
         return (
-            self.surroundings.rests(caller)
+            self.surroundings.rests(caller) or caller.thread in self._held_up()
             for _, caller in self.calls
             if isinstance(caller, Caller)
         )
+
+    def _held_up(self) -> set[threading.Thread]:
+        """Return the threads that wait at a gate."""
+        held = list(self.stage.held.values())
+        return {one.thread for one in held if one.gate.reached.is_set()}
+
+    def _helps(self, real: Caller | pykka.Future[Any]) -> bool:
+        """Tell whether it is a caller that is held up in an aggregate which it has helped."""
+        return isinstance(real, Caller) and real.thread in self._held_up() and not real.is_done
 
     def compare(self) -> None:
         """See whether the registry has done what the model has."""
@@ -701,8 +746,11 @@ class Driver:
         ]
         self._agree("dead letters", by_key(dead), by_key(self.model.dead))
         for call, real in self.calls:
-            self._agree(repr(call), self._outcome(real), call.outcome)
-        self.calls = [(call, real) for call, real in self.calls if not call.is_done]
+            if not self._helps(real):  # it is told what came of its call when it is free again
+                self._agree(repr(call), self._outcome(real), call.outcome)
+        self.calls = [
+            (call, real) for call, real in self.calls if not call.is_done or self._helps(real)
+        ]
         self._agree("statistics", self.registry.stats(), self.model.stats())
         self._agree("incarnations live at once", self.stage.referee.fouls, [])
         self._agree("incarnations live", self.stage.referee.live(), self.model.live())

@@ -112,11 +112,6 @@ class Message:
     def is_expired(self) -> bool:
         return self.call is not None and self.call.is_done
 
-    @property
-    def counts(self) -> bool:
-        """Whether it takes up room while it waits."""
-        return self.kind is not Kind.STOP and not self.is_expired
-
 
 @dataclass(eq=False)
 class Knobs:
@@ -293,7 +288,7 @@ class Model:
             stopping=states[State.STOPPING],
             backoff=states[State.BACKOFF],
             quarantined=states[State.QUARANTINED] + states[State.ABANDONED],
-            queued=sum(message.counts for row in self.rows.values() for message in row.queue),
+            queued=sum(len(row.queue) for row in self.rows.values()),
             activations=self._activations,
             ends=dict(self._ends),
             declined=0,  # a message never comes just when an aggregate retires
@@ -349,7 +344,7 @@ class Model:
         elif row is None:
             owner = self._claim(key)
             if owner is not None:
-                call.raises("HeldByForeignActor", owner)
+                call.raises("KeyAlreadyRegistered", owner)
                 return
             row = Row(key)
             row.queue.append(message)
@@ -367,10 +362,7 @@ class Model:
     def give_up(self, call: Call) -> None:
         """Let an asker's timeout end the wait for an answer, which nobody has begun to give."""
         row = self.rows[call.key]
-        if self._is_crowded(row):
-            call.raises("OverloadedTimeout")
-        else:
-            call.raises("NoAnswer", row.cause if row.state is State.BACKOFF else None)
+        call.raises("OverloadedTimeout" if self._is_crowded(row) else "Timeout")
         self._expired += 1
         self._drop_if_unwanted(row)
         self._run_on()
@@ -808,8 +800,7 @@ class Model:
                 self._quarantine(row)
                 return
             row.restarts = self._restart == "at once" and not self.closed
-        if self._skip(row, stopped=True):
-            row.restarts = False
+        self._skip(row, stops=True)
         if row.queue or row.starts or row.restarts:
             self._begin(row)
         else:
@@ -883,26 +874,23 @@ class Model:
         begun = row.state is not State.BACKOFF and row not in self._waiting
         if begun or row.starts or row.restarts:
             return
-        self._skip(row, stopped=False)
+        self._skip(row)
         if not row.queue:
             if row in self._waiting:
                 self._waiting.remove(row)
             self._remove(row)
 
-    def _skip(self, row: Row, *, stopped: bool) -> bool:
-        """Take out what is at the front and nobody waits for; tell whether a stop was among it."""
-        skipped = False
+    def _skip(self, row: Row, *, stops: bool = False) -> None:
+        """Take out what is at the front and nobody waits for."""
         while row.queue:
             message = row.queue[0]
-            if message.kind is Kind.STOP:
+            if stops and message.kind is Kind.STOP:
                 assert message.call is not None
-                message.call.returns(stopped)
-                skipped = True
+                message.call.returns(True)
             elif not message.is_expired:
-                break
+                return
             row.queue.popleft()
             row.left_over = max(row.left_over - 1, 0)
-        return skipped
 
     def _is_crowded(self, row: Row) -> bool:
         return row in self._waiting

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import os
 import sys
 import threading
-import time
 import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,8 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable
 
     from pykka_registry import RegistryRef
-
 T = TypeVar("T")
+
+ON_POOL: bool = {"threads": False, "pooled": True}[os.environ.get("TEST_RUNTIME", "threads")]
+"""Whether the aggregates run on the pool. In the environment, which what tests start inherits."""
+
+if TYPE_CHECKING:
+    Runtime = pykka.ThreadingActor
+else:
+    from pykka_registry import PooledActor
+
+    Runtime = PooledActor if ON_POOL else pykka.ThreadingActor
 
 PATIENCE = 60.0
 """Seconds after which something that must happen has not happened."""
@@ -29,14 +37,6 @@ PATIENCE = 60.0
 def wait_for(event: threading.Event) -> None:
     """Wait for what must happen."""
     assert event.wait(PATIENCE), "it has not happened"
-
-
-def poll(condition: Callable[[], object]) -> None:
-    """Wait until something is so that nobody tells of."""
-    deadline = time.perf_counter() + PATIENCE
-    while not condition():
-        assert time.perf_counter() < deadline, "it has not happened"
-        time.sleep(0.0005)  # those who bring it about need the processor
 
 
 class Gate:
@@ -57,7 +57,7 @@ class Gate:
         self.opened.set()
 
 
-class Counting(AggregateMixin, pykka.ThreadingActor):
+class Counting(AggregateMixin, Runtime):
     """An aggregate that counts, and does what tests ask of it."""
 
     def on_start(self) -> None:
@@ -153,7 +153,6 @@ def nothing_remains(registry: RegistryRef[Any]) -> bool:
         table._watchers,
         table.admission._live,
         table.admission._waiting,
-        table.admission._urgent,
         table.admission._starting,
         table.admission._leaving,
         [entry for bucket in table._alarms._buckets.values() for entry in bucket],
@@ -161,16 +160,30 @@ def nothing_remains(registry: RegistryRef[Any]) -> bool:
     return not any(left) and not table._queued and not table._quiet
 
 
-@contextlib.contextmanager
-def start_timeout(registry: RegistryRef[Any], seconds: float) -> Generator[None]:
-    """Let waits for a place end soon, while nothing starts that may be slow on a busy machine."""
-    table = registry._table
-    policy = table.policy
-    table.policy = dataclasses.replace(policy, start_timeout=seconds)
-    try:
-        yield
-    finally:
-        table.policy = policy
+def actors_of(cls: type[pykka.Actor], registry: RegistryRef[Any]) -> list[pykka.ActorRef[Any]]:
+    """Return the refs of the actors of a class that there are, starting or live.
+
+    Pykka knows those that have threads. Of pooled aggregates only their registry does.
+    """
+    known: list[pykka.ActorRef[Any]] = pykka.ActorRegistry.get_by_class(cls)
+    if not ON_POOL:
+        return known
+    assert known == []
+    lives = [
+        entry.incarnation.life
+        for entry in registry._table._entries.values()
+        if entry.incarnation is not None and entry.incarnation.life is not None
+    ]
+    return [life.ref for life in lives if isinstance(life.actor, cls)]
+
+
+def threads_but_the_pools() -> set[threading.Thread]:
+    """Return the threads that there are, but for the shared pool's: they live like the process."""
+    return {
+        thread
+        for thread in threading.enumerate()
+        if not thread.name.startswith("pykka-registry-pool")
+    }
 
 
 def in_threads(functions: Iterable[Callable[[], T]]) -> list[T | BaseException]:

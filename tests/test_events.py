@@ -6,10 +6,9 @@ import functools
 import queue
 import threading
 from collections import defaultdict
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
-import pytest
 
 from pykka_registry import (
     AggregateMixin,
@@ -24,13 +23,16 @@ from tests.support import (
     Counting,
     Gate,
     Listener,
+    Runtime,
     in_threads,
-    poll,
     start_thread,
     told_count,
     told_when,
     wait_for,
 )
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_each_start_has_one_end_and_they_alternate(
@@ -228,7 +230,7 @@ def test_a_listener_may_use_the_registry(counters: RegistryRef[Counting]) -> Non
 def test_an_abandoned_one_has_one_end(listener: pykka.ActorRef[Listener]) -> None:
     gate = Gate()
 
-    class Stuck(AggregateMixin, pykka.ThreadingActor):
+    class Stuck(AggregateMixin, Runtime):
         def wait_at(self) -> None:
             gate.pass_through()
 
@@ -245,49 +247,6 @@ def test_an_abandoned_one_has_one_end(listener: pykka.ActorRef[Listener]) -> Non
         Registered("a", 1, ref),
         Terminated("a", 1, EndReason.ABANDONED),
     ]
-
-
-@pytest.fixture
-def no_courier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the system grant no thread to any courier."""
-    start = threading.Thread.start
-
-    def refuse(thread: threading.Thread) -> None:
-        if thread.name.endswith("-courier"):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-
-
-@pytest.mark.usefixtures("no_courier")
-def test_a_registry_whose_courier_gets_no_thread_does_not_start() -> None:
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        AggregateRegistry.start(Counting, on_dead_letter=print)
-
-
-@pytest.mark.usefixtures("no_courier")
-def test_who_subscribes_when_the_courier_gets_no_thread_is_told_and_not_listed(
-    counters: RegistryRef[Counting], listener: pykka.ActorRef[Listener]
-) -> None:
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        counters.subscribe(listener)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        counters.proxy().subscribe(listener).get()
-    assert counters._table.courier._listeners == ()
-    assert counters.ref("a").call(Counting.add) == 1
-    assert counters.drain() == []
-
-
-def test_the_courier_of_a_registry_that_fails_to_start_ends() -> None:
-    class Unborn(AggregateRegistry):
-        def __init__(self, table: Any = None) -> None:
-            super().__init__(table)
-            raise OSError("unborn")
-
-    with pytest.raises(OSError, match="unborn"):
-        Unborn.start(Counting, name="unborn", on_dead_letter=print)
-    poll(lambda: "unborn-courier" not in {thread.name for thread in threading.enumerate()})
 
 
 def test_a_courier_that_has_ended_takes_nothing_and_starts_no_more() -> None:

@@ -58,6 +58,9 @@ def test_what_comes_as_the_reader_gives_up_is_not_lost(monkeypatch: pytest.Monke
     class Late:
         """Stands in for the lock that the reader sleeps on, which ends with a put and a timeout."""
 
+        def release(self) -> None:
+            pass
+
         def acquire(self, timeout: float | None = None) -> bool:
             if timeout is not None:
                 inbox._parked = None

@@ -30,7 +30,6 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
-    poll,
     start_thread,
     tiny_switch_interval,
     told_count,
@@ -92,6 +91,14 @@ def wait_until_asleep(registry: RegistryRef[Any], *keys: object) -> None:
 
 def is_asleep(inbox: Inbox) -> bool:
     return inbox.idle_since() is not None
+
+
+def poll(condition: Callable[[], object]) -> None:
+    """Wait until something is so that nobody tells of."""
+    deadline = time.perf_counter() + PATIENCE
+    while not condition():
+        assert time.perf_counter() < deadline, "it has not happened"
+        time.sleep(0.0005)  # those who bring it about need the processor
 
 
 # Idle for as long as the registry says.
@@ -462,11 +469,11 @@ def slip_in_before_it_looks(
     slipped: list[str] = []
     nudge = Inbox.nudge
 
-    def put_and_nudge(self: Inbox) -> None:
+    def put_and_nudge(self: Inbox, *later: Any) -> None:
         if not slipped and self.owner is not None:
             self.accept(letter)
             slipped.append("before it looks")
-        nudge(self)
+        nudge(self, *later)
 
     monkeypatch.setattr(Inbox, "nudge", put_and_nudge)
     return slipped
@@ -519,37 +526,6 @@ def test_it_stays_when_a_message_slips_in_and_is_idle_again_later(
         wait_until_asleep(registry, "a")
         clock.forward(0.1 + LATE, registry)
         assert ref.actor_stopped.wait(PATIENCE / 6), "its idle time has not begun anew"
-        assert registry.stats().declined == 1
-
-
-def test_one_that_was_to_make_way_and_need_not_is_idle_all_the_same(clock: Clock) -> None:
-    """It had not answered yet when its idle time was over, and then nobody needed its place."""
-    with AggregateRegistry.start(Worded, idle=IDLE) as registry:
-        registry.get_or_start("a")
-        wait_until_asleep(registry, "a")
-        incarnation = registry._table._entries["a"].incarnation
-        assert incarnation is not None
-        incarnation.asked = EndReason.EVICTED
-        clock.forward(IDLE + LATE, registry)
-        poll(lambda: registry.stats().ends == {EndReason.IDLE: 1})
-
-
-def test_one_that_is_stopped_as_it_declines_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    with AggregateRegistry.start(Worded) as registry:
-        ref = registry.get_or_start("a")
-        wait_until_asleep(registry, "a")
-        incarnation = registry._table._entries["a"].incarnation
-        assert incarnation is not None
-        decline = registry._table.decline
-
-        def stop_and_decline(incarnation: Any) -> None:
-            ref.actor_stopped.set()
-            decline(incarnation)
-
-        monkeypatch.setattr(registry._table, "decline", stop_and_decline)
-        incarnation.asked = EndReason.IDLE
-        assert ref.proxy().add().get(timeout=PATIENCE) == 1
-        poll(lambda: registry.stats().ends == {EndReason.STOPPED: 1})
         assert registry.stats().declined == 1
 
 
@@ -704,6 +680,7 @@ def test_idle_bookkeeping_wakes_no_aggregate_and_sets_no_alarm_for_a_message(
         assert registry.stats().ends == {}
 
 
+@pytest.mark.threads
 def test_idle_times_need_no_thread_of_their_own() -> None:
     with AggregateRegistry.start(Worded, idle=IDLE) as registry:
         before = set(threading.enumerate())

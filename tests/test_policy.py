@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
-import re
 from dataclasses import FrozenInstanceError, fields
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,7 +92,7 @@ def test_the_registry_takes_what_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("keyword", [*SECONDS, *SECONDS_OR_NONE])
-@pytest.mark.parametrize("wrong", ["30", (30,), object, 1j, math.nan, True, False])
+@pytest.mark.parametrize("wrong", ["30", (30,), object, 1j, math.nan])
 def test_seconds_are_a_number(keyword: str, wrong: object) -> None:
     refused(TypeError, f"^{keyword} must be a number of seconds, not ", **{keyword: wrong})
 
@@ -115,22 +112,6 @@ def test_some_seconds_must_be_given(keyword: str) -> None:
 @pytest.mark.parametrize("seconds", [0, 0.0, 1e-300, 10**9, math.inf])
 def test_any_time_from_none_at_all_to_for_ever_will_do(keyword: str, seconds: float) -> None:
     assert getattr(Policy.of({keyword: seconds}), keyword) == seconds
-
-
-@pytest.mark.parametrize("keyword", [*SECONDS, *SECONDS_OR_NONE])
-def test_seconds_that_no_float_can_hold_are_refused_with_a_way_out(keyword: str) -> None:
-    """A whole number may be too large, and have too many digits to be shown."""
-    text = rf"^{keyword} is more seconds than a float can hold; use float\('inf'\)"
-    refused(ValueError, text, **{keyword: 10**5_000})
-
-
-def test_a_timeout_that_no_float_can_hold_ends_nobody() -> None:
-    with AggregateRegistry.start(Counting) as registry:
-        with pytest.raises(ValueError, match="timeout is more seconds than a float can hold"):
-            registry.ref("a").ask("anything", timeout=10**400)
-        with pytest.raises(ValueError, match="after is more seconds than a float can hold"):
-            registry.ref("a").call(Counting.passivate, 10**400)
-        assert registry.ref("a").call(Counting.add) == 1
 
 
 @pytest.mark.parametrize("keyword", [*COUNTS, "max_live"])
@@ -170,9 +151,6 @@ def test_backoff_is_a_pair(wrong: object) -> None:
         ((1, None), TypeError, "^backoff's most must be a number of seconds, not None"),
         ((-1, 2), ValueError, "^backoff's first must be at least 0 seconds, not -1"),
         ((2, 1), ValueError, "^backoff's most must be at least 2 seconds, not 1"),
-        ((True, 2), TypeError, "^backoff's first must be a number of seconds, not True"),
-        ((1, math.inf), ValueError, "^backoff's most must be a finite number of seconds, not inf"),
-        ((math.inf,) * 2, ValueError, "^backoff's first must be a finite number of seconds"),
     ],
 )
 def test_backoff_grows_from_its_first_to_its_most(
@@ -192,32 +170,8 @@ def test_a_slip_of_the_pen_is_told_what_was_meant() -> None:
 
 
 def test_a_keyword_like_no_other_is_told_which_there_are() -> None:
-    known = ", ".join(["args", "kwargs", "name", *DEFAULTS])
-    text = rf"^AggregateRegistry\.start\(\) has no keyword 'xyz': there are {known}$"
+    text = rf"^AggregateRegistry\.start\(\) has no keyword 'xyz': there are {', '.join(DEFAULTS)}$"
     refused(TypeError, text, xyz=3)
-
-
-@pytest.mark.parametrize("meant", ["args", "kwargs", "name"])
-def test_a_slip_of_the_pen_may_be_meant_for_what_is_no_policy(meant: str) -> None:
-    refused(TypeError, rf"has no keyword '{meant}z': did you mean '{meant}'\?$", **{f"{meant}z": 3})
-
-
-def test_who_passes_the_class_by_name_is_told_how() -> None:
-    text = r"^AggregateRegistry\.start\(\) takes the class first, by position: "
-    with pytest.raises(TypeError, match=text):
-        AggregateRegistry.start(aggregate_class=Counting)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-
-
-def test_the_readme_says_what_the_types_and_the_code_say() -> None:
-    """The keywords stand in four places; the fourth is `start`'s docstring, see above."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("\n## Policies\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", table, re.MULTILINE)
-    written = {name: ast.literal_eval(text.strip("`").replace(",0", "0")) for name, text in rows}
-    assert written == DEFAULTS
-    assert list(written) == list(DEFAULTS) == list(Policies.__annotations__)
-    types = {field.name: field.type for field in fields(Policy)}
-    assert types == {name: hint.__forward_arg__ for name, hint in Policies.__annotations__.items()}
 
 
 def test_a_registry_without_a_class_has_the_same_keywords() -> None:

@@ -16,7 +16,15 @@ from pykka_registry import (
     KeyAlreadyRegistered,
     RegistryRef,
 )
-from tests.support import PATIENCE, Counting, Referee, in_threads, join, tiny_switch_interval
+from tests.support import (
+    PATIENCE,
+    Counting,
+    Referee,
+    Runtime,
+    in_threads,
+    join,
+    tiny_switch_interval,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,7 +34,7 @@ def test_a_storm_on_cold_keys_constructs_each_once() -> None:
     """100 threads, 10 cold keys: one construction per key, and everybody gets that actor."""
     constructed: list[Any] = []
 
-    class Cold(AggregateMixin, pykka.ThreadingActor):
+    class Cold(AggregateMixin, Runtime):
         def __init__(self) -> None:
             super().__init__()
             constructed.append(self.key)
@@ -51,7 +59,7 @@ def test_a_storm_of_start_new_has_one_winner_per_key(counters: RegistryRef[Count
             assert sum(isinstance(r, KeyAlreadyRegistered) for r in results) == 90
 
 
-class Refereed(AggregateMixin, pykka.ThreadingActor):
+class Refereed(AggregateMixin, Runtime):
     """Tells a referee when it lives: from its constructor's first line to its last hook's last."""
 
     def __init__(self, referee: Referee, chance: random.Random) -> None:

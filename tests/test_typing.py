@@ -195,7 +195,7 @@ def what_a_checker_refuses(account: AggregateRef[Account], live: pykka.ActorRef[
     number: int = account.submit(Account.deposit, 5)  # type: ignore[assignment]
     # What is no method, or none of this class.
     account.call("deposit", 5)  # type: ignore[arg-type]
-    account.call(Account.cents)  # pyright: ignore[reportArgumentType, reportCallIssue]  # to mypy it is a method
+    account.call(Account.cents)  # type: ignore[arg-type]
     account.call(Savings.interest, 0.1)  # type: ignore[arg-type]
     account.call(Letter.weigh, "g")  # type: ignore[arg-type]
     account.call(live.proxy)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pykka
 import pytest
@@ -18,19 +18,27 @@ from pykka_registry import (
     Undeliverable,
 )
 from pykka_registry._inbox import Letter
-from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, poll, start_thread
+from tests.support import (
+    PATIENCE,
+    Counting,
+    Gate,
+    Runtime,
+    actors_of,
+    join,
+    nothing_remains,
+    start_thread,
+    threads_but_the_pools,
+)
 from tests.test_passivation import (
     ADD,
     IDLE,
     LATE,
     Clock,
     Worded,
+    poll,
     slip_in_before_it_closes,
     wait_until_asleep,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -50,19 +58,19 @@ def test_1_asking_whether_a_key_is_there_ends_nothing(counters: RegistryRef[Coun
 def test_2_a_start_on_a_taken_key_leaks_no_actor(counters: RegistryRef[Counting]) -> None:
     """There the child has been started by the time the key turns out to be taken."""
     ref = counters.start_new("a")
-    threads = threading.active_count()
+    threads = len(threads_but_the_pools())
     for _ in range(10):
         with pytest.raises(KeyAlreadyRegistered):
             counters.start_new("a")
-    assert threading.active_count() == threads
-    assert pykka.ActorRegistry.get_by_class(Counting) == [ref]
+    assert len(threads_but_the_pools()) == threads
+    assert actors_of(Counting, counters) == [ref]
 
 
 def test_5_a_slow_load_delays_no_other_key() -> None:
     """There the facade loads events in its own call: one slow load makes a live key wait."""
     gate = Gate()
 
-    class Loading(AggregateMixin, pykka.ThreadingActor):
+    class Loading(AggregateMixin, Runtime):
         def __init__(self) -> None:
             super().__init__()
             if self.key == "slow constructor":
@@ -93,7 +101,7 @@ def test_6_a_load_that_fails_serves_no_command() -> None:
     served: list[object] = []
     gate = Gate()
 
-    class Loading(AggregateMixin, pykka.ThreadingActor):
+    class Loading(AggregateMixin, Runtime):
         def on_start(self) -> None:
             gate.pass_through()
             raise OSError("the store does not answer")
@@ -105,7 +113,7 @@ def test_6_a_load_that_fails_serves_no_command() -> None:
         future = registry.proxy().get_or_start("a").get()
         gate.wait_until_reached()
         assert registry.get("a") is None
-        half_made = pykka.ActorRegistry.get_by_class(Loading)[0]
+        half_made = actors_of(Loading, registry)[0]
         command = half_made.ask("command", block=False)
         gate.open()
         with pytest.raises(OSError, match="the store does not answer"):
@@ -116,86 +124,36 @@ def test_6_a_load_that_fails_serves_no_command() -> None:
         assert registry.get("a") is None
 
 
-UNLOADINGS = {
-    "a plain ref's stop": EndReason.STOPPED,
-    "an address's stop": EndReason.STOPPED,
-    "eviction": EndReason.EVICTED,
-    "passivation": EndReason.OWN_WORD,
-}
-
-
-@pytest.mark.parametrize("sent_by", ["plain ref", "address"])
-@pytest.mark.parametrize("unloading", UNLOADINGS)
 def test_7_unloading_loses_neither_the_running_command_nor_the_queue(
-    unloading: str, sent_by: str
+    counters: RegistryRef[Counting],
 ) -> None:
     """There 4 of 4 callers lose their answer."""
     gate = Gate()
-    with AggregateRegistry.start(Counting, max_live=1) as registry:
-        ref = registry.get_or_start("a")
-        address = registry.ref("a")
-        proxy: Any = ref.proxy() if sent_by == "plain ref" else address.proxy()
-        running = proxy.wait_at(gate)
-        gate.wait_until_reached()
-        if unloading == "passivation":
-            address.proxy().passivate.defer()
-        queued = [proxy.add() for _ in range(3)]
-        unloaded: pykka.Future[Any] | None = None
-        if unloading == "a plain ref's stop":
-            unloaded = ref.stop(block=False)
-        elif unloading == "an address's stop":
-            unloaded = address.stop(block=False)
-        elif unloading == "eviction":
-            unloaded = registry.ref("b").submit(Counting.add)
-        gate.open()
-        assert running.get() is None
-        assert [future.get() for future in queued] == [1, 2, 3]
-        if unloaded is not None:
-            assert unloaded.get()
-        poll(lambda: registry.stats().ends == {UNLOADINGS[unloading]: 1})
-        assert registry.stats().dead_letters == {}
+    ref = counters.get_or_start("a")
+    running = ref.proxy().wait_at(gate)
+    gate.wait_until_reached()
+    queued = [ref.proxy().add() for _ in range(3)]
+    unloaded = ref.stop(block=False)
+    gate.open()
+    assert running.get() is None
+    assert [future.get() for future in queued] == [1, 2, 3]
+    assert unloaded.get() is True
 
 
-@pytest.mark.parametrize("asked_by", ["plain ref", "address", "address with a timeout"])
-@pytest.mark.parametrize("meanwhile", ["nothing", "eviction", "passivation"])
 def test_8_a_callers_timeout_ends_neither_the_aggregate_nor_its_queue(
-    asked_by: str, meanwhile: str
+    counters: RegistryRef[Counting],
 ) -> None:
     """There the caller's timeout kills both."""
     gate = Gate()
-    with AggregateRegistry.start(Counting, max_live=1) as registry:
-        ref = registry.get_or_start("a")
-        address = registry.ref("a")
-        running = address.submit(Counting.wait_at, gate)
-        gate.wait_until_reached()
-        if meanwhile == "passivation":
-            address.proxy().passivate.defer()
-        queued = [address.proxy().add(), ref.proxy().add()]
-        hasty: dict[str, Callable[[], object]] = {
-            "plain ref": lambda: ref.proxy().add().get(timeout=0.01),
-            "address": lambda: address.ask(ADD, timeout=0.01),
-            "address with a timeout": lambda: address.using(timeout=0.01).call(Counting.add),
-        }
-        with pytest.raises(pykka.Timeout):
-            hasty[asked_by]()
-        with pytest.raises(pykka.Timeout):
-            running.get(timeout=0.01)
-        if meanwhile == "eviction":
-            with pytest.raises(pykka.Timeout):
-                registry.ref("b").ask(ADD, timeout=0.01)
-        queued.append(address.proxy().add())
-        gate.open()
-        assert running.get() is None
-        # Only an address can take a message back; what a plain ref has sent is handled.
-        last = 4 if asked_by == "plain ref" else 3
-        assert [future.get() for future in queued] == [1, 2, last]
-        if meanwhile != "passivation":
-            assert registry["a"] is ref
-        else:
-            poll(lambda: registry.stats().ends == {EndReason.OWN_WORD: 1})
-        assert registry.ref("a").call(Counting.add) == (
-            1 if meanwhile == "passivation" else last + 1
-        )
+    ref = counters.get_or_start("a")
+    running = ref.proxy().wait_at(gate)
+    gate.wait_until_reached()
+    queued = [ref.proxy().add() for _ in range(3)]
+    with pytest.raises(pykka.Timeout):
+        running.get(timeout=0.01)
+    gate.open()
+    assert [future.get() for future in queued] == [1, 2, 3]
+    assert counters["a"] is ref
 
 
 def test_11_a_dead_actor_is_not_returned_for_a_moment(counters: RegistryRef[Counting]) -> None:
@@ -353,9 +311,9 @@ def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
     with AggregateRegistry.start(
         Saving, backoff=(0, 0), max_failures=2, quarantine=None
     ) as registry:
-        threads = threading.active_count()
+        threads = len(threads_but_the_pools())
         save = messages.ProxyCall(("save",), (), {})
-        calls: dict[str, Callable[[], Any]] = {
+        starts = {
             "get_or_start": lambda: registry.get_or_start("a"),
             "start_new": lambda: registry.start_new("a"),
             "start": lambda: Saving.start(registry, "a"),
@@ -364,23 +322,23 @@ def test_3_a_failed_start_or_save_leaves_no_empty_process_behind(
         }
         for i in range(1, 11):
             if call == "tell":
-                calls[call]()
+                starts[call]()
             elif where == "save" and call != "ask":
-                calls[call]().tell(save)
+                starts[call]().tell(save)
             else:
                 with pytest.raises((OSError, Undeliverable)):
-                    calls[call]()
+                    starts[call]()
             if where == "save" and call == "ask":
                 # Who asked knows, and the one that could not save is where it was: registered.
-                assert pykka.ActorRegistry.get_by_class(Saving) == [registry["a"]]
+                assert actors_of(Saving, registry) == [registry["a"]]
                 assert registry["a"].stop() is True
             poll(lambda i=i: sum(registry.stats().ends.values()) >= i)  # type: ignore[misc]
             if call == "tell" and where != "save":  # it is tried again, but not for ever
                 poll(lambda: registry.stats().quarantined == 1)
             poll(lambda: registry.stats().live == 0)
-            assert pykka.ActorRegistry.get_by_class(Saving) == []
+            assert actors_of(Saving, registry) == []
             assert list(registry) == []
-            poll(lambda: threading.active_count() == threads)
+            poll(lambda: len(threads_but_the_pools()) == threads)
             registry.release("a")
             assert nothing_is_waiting(registry)
         monkeypatch.setattr(Saving, "store_fails_in", "")
@@ -401,7 +359,7 @@ def test_3_a_command_that_fails_half_way_is_no_reason_to_serve_from_an_empty_sta
         assert address.call(Counting.add) == expected
         with pytest.raises(ValueError, match="no"):
             address.call(Counting.fail, ValueError("no"))
-        assert pykka.ActorRegistry.get_by_class(Counting) == [counters["a"]]
+        assert actors_of(Counting, counters) == [counters["a"]]
     assert counters.stats().activations == 1
     assert counters["a"].stop() is True
     assert nothing_remains(counters)

@@ -213,10 +213,9 @@ def _book(
     ):
         importer = Importer(bank, accounts, wants_to_stop=wants_to_stop, on_progress=on_progress)
         finished = importer.run(transactions)
-        activations = accounts.stats().activations
     tally = importer.tally
     screen.rejections(transactions.name, tally)
-    screen.summary(tally, activations, time.monotonic() - started)
+    screen.summary(tally, time.monotonic() - started)
     if not finished:
         raise Stopped
     return tally.last_known

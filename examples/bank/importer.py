@@ -2,9 +2,8 @@
 
 One thread dispatches. It takes the file a chunk at a time and one account of the chunk after the
 other, sends it its rows, and waits only when too many rows are under way. It sends to addresses:
-which of the accounts are live is the registry's business. As an account's rows of a chunk are sent
-together, it is activated for them once, however few may be live; for its rows of the next chunk it
-comes back.
+which of the accounts are live is the registry's business. As an account's rows are sent together,
+it is activated for them once, however few may be live.
 """
 
 from __future__ import annotations
@@ -33,10 +32,8 @@ if TYPE_CHECKING:
     from examples.bank.application import Bank
     from pykka_registry import RegistryRef
 
-FIRST_CHUNK = 2_000
 CHUNK = 100_000
-"""Rows read ahead: few at first, so that the first balances come soon, then four times as many each
-time, because each chunk activates each of its accounts, which replays its events."""
+"""Rows read ahead. Each chunk activates each of its accounts, which replays its events."""
 
 BATCH = 50
 """Rows in one message. They are stored in one write, and writes are what an import waits for."""
@@ -188,10 +185,8 @@ class Importer:
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    size = FIRST_CHUNK
-    while chunk := list(islice(rows, min(size, CHUNK))):
+    while chunk := list(islice(rows, CHUNK)):
         yield chunk
-        size *= 4
 
 
 def _first_and_later_uses(rows: list[Row]) -> tuple[list[Row], list[Row]]:

@@ -85,7 +85,7 @@ class Screen:
         if tally.rejected > len(shown):
             self.say(f"... and {tally.rejected - len(shown):,} more rejected rows")
 
-    def summary(self, tally: Tally, activations: int, seconds: float) -> None:
+    def summary(self, tally: Tally, seconds: float) -> None:
         """Print the figures of an import."""
         rate = tally.rows / seconds if seconds else 0.0
         self.say(
@@ -94,7 +94,6 @@ class Screen:
             f"  booked before {tally.already_booked:>12,}\n"
             f"  rejected      {tally.rejected:>12,}\n"
             f"accounts        {len(tally.last_known):>12,}\n"
-            f"  activations   {activations:>12,}\n"
             f"events stored   {tally.events:>12,}\n"
             f"seconds         {seconds:>12,.1f}   ({rate:,.0f} rows/s)"
         )

@@ -35,9 +35,6 @@ _LOCK_TIMEOUT = 1  # seconds of one attempt; nobody can stop the program in that
 _CONNECT_TIMEOUT = 5  # seconds
 _RECONNECT_TIMEOUT = 2  # seconds; the library tries ten times, in case the server only restarts
 
-# What PostgreSQL says to the one that comes second.
-_RACES = ("already exists", "duplicate key", "concurrently updated")
-
 _TABLE = "stored_events"
 _COLUMNS = {"originator_id", "originator_version", "topic", "state"}
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -119,7 +116,7 @@ def _patiently(attempt: Callable[[], T], wants_to_stop: Callable[[], bool] = nev
 
 
 def _may_be_a_race(error: BaseException) -> bool:
-    return is_busy(error) or any(text in str(error) for text in _RACES)
+    return is_busy(error) or "already exists" in str(error) or "duplicate key" in str(error)
 
 
 def find_store(target: str, *, create: bool) -> Store:

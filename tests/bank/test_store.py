@@ -6,13 +6,11 @@ import os
 import sqlite3
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from eventsourcing.persistence import ProgrammingError
 
 from examples.bank import store as module
-from examples.bank.application import Bank
 from examples.bank.interrupt import Stopped
 from examples.bank.problems import Failed, Unusable
 from examples.bank.store import find_store
@@ -159,28 +157,3 @@ def test_many_can_open_a_new_store_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(opened) == 8
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        'relation "stored_events" already exists',
-        'duplicate key value violates unique constraint "pg_type_typname_nsp_index"',
-        "tuple concurrently updated",
-    ],
-)
-def test_who_makes_the_tables_while_another_does_tries_again(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attempts = 0
-
-    def bank(**kwargs: Any) -> Bank:
-        nonlocal attempts
-        attempts += 1
-        if attempts == 1:
-            raise ProgrammingError(text)
-        return Bank(**kwargs)
-
-    monkeypatch.setattr(module, "Bank", bank)
-    find_store(str(tmp_path / "new.sqlite"), create=True).open().close()
-    assert attempts == 2

@@ -1,0 +1,260 @@
+"""A Pykka actor that has no thread of its own: many actors on few threads; see `_turns`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import pykka
+from pykka import messages
+
+from pykka_registry._flag import StopFlag
+from pykka_registry._future import Future
+from pykka_registry._inbox import Inbox, answer, fail, is_stop
+from pykka_registry._turns import Held, Turns, in_spare_thread
+from pykka_registry._waits import Runs, may_help
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    import contextvars
+    from collections.abc import Hashable
+
+    from pykka._actor import ActorInbox
+
+    from pykka_registry._inbox import Mail
+
+__all__ = ["PooledActor"]
+
+_logger = logging.getLogger("pykka")
+"""Pykka's own: a pooled actor logs what any other does."""
+
+
+class PooledActor(pykka.Actor):
+    """A Pykka actor that takes turns on a pool of threads, and occupies none while it is idle.
+
+    All that Pykka documents of an actor holds. It handles one message at a time, in order, and
+    what one turn has written the next one sees, whichever threads run them.
+
+    **Who waits helps.** A thread that blocks, without a timeout, on the answer of an actor that
+    nobody runs just now, runs it itself. The actor's code then sees that thread's thread-locals,
+    and holds the re-entrant locks that the thread holds; context variables are the actor's own. A
+    Ctrl-C that lands in the actor's code is raised to the thread that waits; the actor ends as
+    failed, and nothing else stops. A thread that runs an asyncio event loop never helps, nor does
+    anybody help a class that says `helping = False`.
+
+    Handlers that block occupy a thread of the pool each. If all are occupied others wait.
+    """
+
+    executor: ClassVar[concurrent.futures.Executor | None] = None
+    """Who runs the turns; its tasks must run in threads of this process. `None`: a pool of 32
+    threads that all share."""
+
+    helping: ClassVar[bool] = True
+    """Whether a thread that waits for this actor may run it."""
+
+    @staticmethod
+    def _create_actor_inbox() -> ActorInbox:
+        return cast("ActorInbox", Inbox())
+
+    @staticmethod
+    def _create_future() -> pykka.Future[Any]:
+        return Future()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pykka_registry_turns = turns = _ActorTurns(self)
+        self.actor_inbox = cast("ActorInbox", turns.inbox)
+        self.actor_stopped = StopFlag()
+        self._pykka_registry_ref = _PooledRef(self)
+
+    @property
+    def actor_ref(self) -> pykka.ActorRef[Any]:
+        """See `pykka.Actor.actor_ref`."""
+        try:
+            return self._pykka_registry_ref
+        except AttributeError:
+            cls = type(self).__name__
+            msg = f"{cls} has no ref yet: its __init__ must call super().__init__() first"
+            raise AttributeError(msg) from None
+
+    def _start_actor_loop(self) -> None:
+        turns = self._pykka_registry_turns
+        turns.inbox.nudge()
+        if turns.inbox.leave(turns.wake):  # pragma: no branch  # it was nudged
+            turns.wake()
+
+
+class _PooledRef(pykka.ActorRef[Any]):
+    """A ref whose blocking `ask` helps."""
+
+    def __init__(self, actor: PooledActor) -> None:
+        super().__init__(actor)
+        self._turns = actor._pykka_registry_turns
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        if not block or timeout is not None:
+            return super().ask(message, block=block, timeout=timeout)
+        turns = self._turns
+        if turns.claim():
+            return turns.here(turns.receive, message)
+        with Held() as held:
+            future = super().ask(message, block=False)
+        held.help(future)
+        return future.get()
+
+
+class _ActorTurns(Turns, Runs):
+    """The turns of an actor that is no aggregate: what Pykka's loop does, message by message."""
+
+    def __init__(self, actor: PooledActor) -> None:
+        self.inbox = Inbox(self)
+        self.context: contextvars.Context | None = None
+        self.interrupt: BaseException | None = None
+        self.is_helped = False
+        self.runner: int | None = None
+        self._actor: PooledActor | None = actor
+        self._class = type(actor)
+        self._urn = actor.actor_urn
+        self._has_started = False
+        self._stops_all = False
+
+    yields_to_timeouts = True
+
+    def key_of(self) -> tuple[Hashable, ...]:
+        """Return what to name it by."""
+        return (self._urn,)
+
+    @property
+    def runs(self) -> Runs:
+        """Itself."""
+        return self
+
+    @property
+    def executor(self) -> concurrent.futures.Executor | None:
+        """Who runs its turns."""
+        return self._class.executor
+
+    @property
+    def helping(self) -> bool:
+        """Whether a thread that waits for it may run it."""
+        return self._class.helping
+
+    def claim(self) -> bool:
+        """Begin a turn in this thread, if nobody runs it, nothing waits for it, and it may be."""
+        return self.helping and may_help() and self.inbox.claim_idle()
+
+    def receive(self, message: Any) -> Any:
+        """Handle a message; within a turn."""
+        assert self._actor is not None
+        return self._actor._handle_receive(message)
+
+    def start_up(self) -> bool:
+        """Run `on_start`, in the first turn; true if the actor ends."""
+        actor = self._actor
+        assert actor is not None
+        if not self._has_started:
+            self._has_started = True
+            try:
+                actor.on_start()
+            except BaseException as error:  # noqa: BLE001  # what Pykka does not survive here
+                self._note_interrupt(error)
+                self._note_failure(error)
+        return actor.actor_stopped.is_set()
+
+    def handle(self, envelope: Mail | None) -> bool:
+        """Handle a message as Pykka's loop does; true if the actor ends."""
+        actor = self._actor
+        assert actor is not None
+        if envelope is not None:
+            if isinstance(envelope.reply_to, Future):
+                envelope.reply_to.begin()
+            try:
+                answer(envelope, self.receive(envelope.message))
+            except Exception as error:  # noqa: BLE001
+                if envelope.reply_to is None:
+                    self._fail(error)
+                else:
+                    fail(envelope, error)
+                    self.note_answer(error)
+            except BaseException as error:  # noqa: BLE001
+                if is_stop(envelope.message):  # it came from on_stop, so that has run
+                    self._note_interrupt(error)
+                    self._note_failure(error)
+                    answer(envelope, None)
+                else:
+                    self.end_with(error, envelope)
+        return actor.actor_stopped.is_set()
+
+    def note_answer(self, error: Exception) -> None:
+        """Take note that an asker gets this exception."""
+        _logger.info(f"Exception returned from {self._actor} to caller:", exc_info=error)
+
+    def end_with(self, error: BaseException, envelope: Mail | None) -> pykka.ActorDeadError:
+        """End it because a handler raised SystemExit or its like; returns what its asker gets."""
+        actor = self._actor
+        assert actor is not None
+        dead = pykka.ActorDeadError(f"{actor.actor_ref} ended with {error!r} in the handler")
+        dead.__cause__ = error
+        if envelope is not None:
+            fail(envelope, dead)
+        if self._note_interrupt(error):
+            self._fail(error)
+        elif not actor.actor_stopped.is_set():
+            _logger.debug(f"{error!r} in {actor}. Stopping all actors.")
+            self._stops_all = True
+            actor._handle_receive(messages._ActorStop())
+        return dead
+
+    def crash(self, error: BaseException, envelope: Mail | None) -> None:
+        """End it because its thread was interrupted outside of its code, with this in hand."""
+        self.interrupt = error
+        if envelope is not None:
+            fail(envelope, self._dead())
+        self._fail(error)
+
+    def close_down(self) -> None:
+        """Refuse what is left, and let go of the actor."""
+        actor = self._actor
+        assert actor is not None
+        for envelope in self.inbox.close(self._gone):
+            if is_stop(envelope.message):
+                answer(envelope, None)
+            else:
+                fail(envelope, self._dead())
+        self._actor = self.context = None
+        if self._stops_all:
+            # Pykka does this before it refuses what is left. In a thread that nobody waits for: the
+            # one that helps may run actors that are to end.
+            in_spare_thread(pykka.ActorRegistry.stop_all)
+
+    def _fail(self, error: BaseException) -> None:
+        actor = self._actor
+        assert actor is not None
+        self._note_failure(error)
+        try:
+            actor.on_failure(type(error), error, error.__traceback__)
+        except BaseException as another:  # noqa: BLE001
+            self._note_interrupt(another)
+            self._note_failure(another)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Do what Pykka does with an actor that fails."""
+        actor = self._actor
+        assert actor is not None
+        _logger.error(f"Unhandled exception in {actor}:", exc_info=error)
+        pykka.ActorRegistry.unregister(actor.actor_ref)
+        actor.actor_stopped.set()
+
+    def _note_interrupt(self, error: BaseException) -> bool:
+        """Tell whether this is a Ctrl-C that has landed in a thread that helps."""
+        if self.is_helped and isinstance(error, KeyboardInterrupt):
+            self.interrupt = error
+            return True
+        return False
+
+    def _dead(self) -> pykka.ActorDeadError:
+        name = f"{self._class.__name__} ({self._urn})"
+        return pykka.ActorDeadError(f"{name} stopped before handling the message")
+
+    def _gone(self) -> pykka.ActorDeadError:
+        return pykka.ActorDeadError(f"{self._class.__name__} ({self._urn}) not found")

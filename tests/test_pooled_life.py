@@ -1,0 +1,255 @@
+"""What differs for an aggregate that has no thread of its own: who runs it, and what stops that."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import random
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pykka.messages import ProxyCall
+
+from pykka_registry import (
+    AggregateMixin,
+    AggregateRegistry,
+    EndReason,
+    PooledActor,
+    Registered,
+    Terminated,
+)
+from pykka_registry._pooled_life import PooledLife
+from tests.support import (
+    PATIENCE,
+    Gate,
+    Listener,
+    in_threads,
+    told_count,
+    wait_for,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pykka
+
+POOL = "pykka-registry-pool"
+
+
+class Pooled(AggregateMixin, PooledActor):
+    """Notes the threads that it runs in, and does what tests ask of it."""
+
+    def __init__(self, troubles: dict[str, BaseException] | None = None) -> None:
+        super().__init__()
+        self._troubles = troubles or {}
+        self.threads: list[tuple[str, threading.Thread]] = []
+        self.done: list[Any] = []
+        self._come_to("constructor")
+
+    def _come_to(self, where: str) -> None:
+        self.threads.append((where, threading.current_thread()))
+        trouble = self._troubles.pop(where, None)
+        if trouble is not None:
+            raise trouble
+
+    def on_start(self) -> None:
+        self._come_to("on_start")
+
+    def where(self) -> list[tuple[str, threading.Thread]]:
+        self._come_to("handler")
+        return self.threads
+
+    def do(self, what: Any) -> Any:
+        self.done.append(what)
+        return what
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+    def wait_at(self, gate: Gate) -> None:
+        gate.pass_through()
+
+
+# Who runs it.
+
+
+def test_who_waits_for_it_runs_its_constructor_its_hook_and_its_handler() -> None:
+    with AggregateRegistry.start(Pooled) as registry:
+        me = threading.current_thread()
+        where = registry.ref("a").call(Pooled.where)
+        assert where == [("constructor", me), ("on_start", me), ("handler", me)]
+        threads: Any = registry.get_or_start("b").ask(ProxyCall(("where",), (), {}))
+        assert threads == [("constructor", me), ("on_start", me), ("handler", me)]
+
+
+def test_with_a_timeout_the_pool_runs_all_of_it() -> None:
+    with AggregateRegistry.start(Pooled) as registry:
+        where = registry.ref("a").using(timeout=PATIENCE).call(Pooled.where)
+        assert [hook for hook, _ in where] == ["constructor", "on_start", "handler"]
+        assert all(thread.name.startswith(POOL) for _, thread in where)
+
+
+def test_a_shutdown_returns_after_the_last_line_of_each_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They linger between their last word to the table and their end."""
+    forget = PooledLife._forget_cause
+    returned = threading.Event()
+    ended: list[PooledLife] = []
+
+    def forget_slowly(life: PooledLife, reason: EndReason) -> None:
+        returned.wait(0.2)  # a shutdown that waits for the turns has to wait this long
+        forget(life, reason)
+        ended.append(life)
+
+    monkeypatch.setattr(PooledLife, "_forget_cause", forget_slowly)
+    registry = AggregateRegistry.start(Pooled)
+    for key in range(5):
+        registry.get_or_start(key)
+    registry.drain()
+    count = len(ended)
+    returned.set()
+    assert count == 5
+
+
+# A Ctrl-C.
+
+
+@pytest.mark.parametrize("where", ["constructor", "on_start"])
+def test_a_ctrl_c_in_a_helped_start_is_raised_to_the_caller_and_frees_the_key(
+    where: str, listener: pykka.ActorRef[Listener]
+) -> None:
+    with AggregateRegistry.start(Pooled, args=({where: KeyboardInterrupt()},)) as registry:
+        registry.subscribe(listener)
+        with pytest.raises(KeyboardInterrupt):
+            registry.get_or_start("a")
+        assert registry._table._entries == {}
+        ref = registry.get_or_start("a")
+        assert told_count(listener, 2) == [
+            Terminated("a", 1, EndReason.START_FAILED),
+            Registered("a", 2, ref),
+        ]
+        assert registry.is_alive()
+
+
+def test_a_ctrl_c_in_a_helped_handler_fails_that_incarnation_and_its_successor_takes_the_queue(
+    listener: pykka.ActorRef[Listener],
+) -> None:
+    with AggregateRegistry.start(Pooled, backoff=(0, 0)) as registry:
+        registry.subscribe(listener)
+        address = registry.ref("a")
+        first = registry.get_or_start("a")
+        later: list[pykka.Future[Any]] = []
+
+        def send_and_be_interrupted() -> None:
+            later.append(address.submit(Pooled.do, 1))
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            address.call(Pooled.run, send_and_be_interrupted)
+        assert later[0].get(timeout=PATIENCE) == 1
+        second = registry["a"]
+        assert told_count(listener, 3) == [
+            Registered("a", 1, first),
+            Terminated("a", 1, EndReason.FAILED),
+            Registered("a", 2, second),
+        ]
+        assert registry.stats().dead_letters == {}
+        assert registry.is_alive()
+
+
+# An executor that does not do what it is asked to.
+
+
+class Own(concurrent.futures.Executor):
+    """Runs each task in a thread of its own, unless `refuse` raises."""
+
+    def __init__(self, refuse: Callable[[], object]) -> None:
+        self._refuse = refuse
+        self.late: list[Callable[[], object]] = []
+        """What was not run because of an exception."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        try:
+            self._refuse()
+        except BaseException:
+            self.late.append(lambda: fn(*args, **kwargs))
+            raise
+        threading.Thread(target=fn, args=args, kwargs=kwargs).start()
+        return concurrent.futures.Future()
+
+
+def raising(*errors: BaseException | None) -> Callable[[], None]:
+    """Return a function that raises these one after the other, and then no more."""
+    left = list(errors)
+
+    def refuse() -> None:
+        error = left.pop(0) if left else None
+        if error is not None:
+            raise error
+
+    return refuse
+
+
+def test_an_executor_that_refuses_now_and_then_loses_nothing() -> None:
+    chance = random.Random(3)
+    refused = itertools.count()
+    handled: list[tuple[int, int]] = []
+    all_handled = threading.Event()
+
+    class Taking(Pooled):
+        def take(self, sender: int, i: int) -> None:
+            handled.append((sender, i))
+            if len(handled) == 400:
+                all_handled.set()
+
+    def sometimes() -> None:
+        if chance.random() < 0.1:
+            next(refused)
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    Taking.executor = Own(sometimes)
+
+    def send(sender: int) -> None:
+        for i in range(100):
+            registry.ref(i % 10).proxy().take.defer(sender, i)
+
+    with AggregateRegistry.start(Taking, max_live=4) as registry:
+        in_threads([lambda sender=sender: send(sender) for sender in range(4)])  # type: ignore[misc]
+        wait_for(all_handled)
+    assert sorted(handled) == [(sender, i) for sender in range(4) for i in range(100)]
+    assert next(refused) > 0
+    assert registry.stats().dead_letters == {}
+
+
+def test_a_ctrl_c_before_the_executor_has_taken_a_start_frees_the_key() -> None:
+    class Interrupted(Pooled):
+        executor = own = Own(raising(KeyboardInterrupt(), KeyboardInterrupt()))  # it is tried again
+
+    with AggregateRegistry.start(Interrupted) as registry:
+        with pytest.raises(KeyboardInterrupt):
+            registry.get_or_start("a", timeout=PATIENCE)
+        assert registry._table._entries == {}
+        ref = registry.start_new("a")
+        # It comes late after all: it finds that it is not wanted and constructs nothing.
+        Interrupted.own.late[0]()
+        assert registry["a"] is ref
+        assert registry.stats().activations == 1
+
+
+def test_a_message_whose_executor_refuses_it_is_run_by_who_waits_for_it() -> None:
+    gate = Gate()
+
+    class Refused(Pooled):
+        executor = own = Own(raising())
+
+    with AggregateRegistry.start(Refused) as registry:
+        address = registry.ref("a")
+        held = address.submit(Refused.wait_at, gate)
+        gate.wait_until_reached()
+        behind = address.submit(Refused.do, 1)
+        Refused.executor = Own(raising(RuntimeError("no"), RuntimeError("no")))
+        gate.open()
+        assert (held.get(), behind.get()) == (None, 1)
+        assert registry.stats().activations == 1
