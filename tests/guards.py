@@ -56,6 +56,13 @@ GUARDS = [
         "tests/test_aggregate.py::test_a_successor_starts_only_after_on_stop_has_returned",
     ),
     Guard(
+        "a thread that comes late finds that it is not wanted",
+        "_table.py",
+        "        if self._is_due(incarnation):\n            incarnation.life = life\n",
+        "        if True:\n            incarnation.life = life\n",
+        "tests/test_aggregate.py -k keyboard_interrupt_before",
+    ),
+    Guard(
         "the referee sees a successor that starts too early",
         "_table.py",
         "            self._move(entry, State.STOPPING)\n"

@@ -653,25 +653,33 @@ def test_a_registry_whose_thread_cannot_start_leaves_nothing(
 
 
 def test_a_keyboard_interrupt_before_the_thread_has_started_frees_the_key(
-    counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     launched: list[threading.Thread] = []
+    constructed: list[str] = []
+
+    class Witnessed(Counting):
+        def __init__(self) -> None:
+            constructed.append(threading.current_thread().name)
+            super().__init__()
 
     def interrupted(self: threading.Thread) -> None:
         launched.append(self)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            counters.get_or_start("a")
-    assert "a" not in counters
-    assert counters._table._entries == {}
-    ref = counters.start_new("a")
-    # The thread comes late after all: it finds that it is not wanted and constructs nothing.
-    launched[0].start()
-    join(launched[0])
-    assert pykka.ActorRegistry.get_by_class(Counting) == [ref]
+    with AggregateRegistry.start(Witnessed) as registry:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                registry.get_or_start("a")
+        assert "a" not in registry
+        assert registry._table._entries == {}
+        ref = registry.start_new("a")
+        # The thread comes late after all: it finds that it is not wanted and constructs nothing.
+        launched[0].start()
+        join(launched[0])
+        assert pykka.ActorRegistry.get_by_class(Witnessed) == [ref]
+        assert len(constructed) == 1
 
 
 def test_a_keyboard_interrupt_after_the_thread_has_taken_over_ends_the_wait_only(
