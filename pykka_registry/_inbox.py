@@ -172,14 +172,14 @@ class Inbox:
     def is_cold(self) -> bool:
         """Tell whether the reader sleeps and nothing was put in since the last look.
 
-        If the reader is at work it is nudged, so that it says when it has nothing to do.
+        If that is not so, the reader is to say when it next has nothing to do.
         """
         with self._lock:
-            if self._parked is None:
-                self._nudged = True
-                return False
-            visited, self._visited = self._visited, False
-            return not visited
+            if self._parked is not None and not self._visited:
+                return True
+            self._visited = False
+            self._nudged = True
+            return False
 
     def empty(self) -> bool:
         """Tell whether there is nothing to get; out of date as soon as it is said."""

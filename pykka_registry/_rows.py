@@ -337,6 +337,7 @@ class Rows(abc.ABC):
         assert incarnation is not None
         self.admission.give_up(incarnation)
         self._end(incarnation, EndReason.ABANDONED, None)
+        entry.cause = None  # that it takes too long is no consequence of an earlier failure
         if not self._is_over:  # at a shutdown's end there is one line for all of them
             what = "start" if entry.state is State.STARTING else "end"
             after.do(_log_abandoned, incarnation.life, what)

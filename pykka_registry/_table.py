@@ -18,6 +18,7 @@ stay in order. `formal/` has a model of this, checked in all its states.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -327,7 +328,8 @@ class Table(Rows):
         entry.cause = None
         entry.restarts = False
         self._activations += 1
-        self._redelivered += entry.left_over
+        left_over = itertools.islice(entry.queue, entry.left_over)
+        self._redelivered += sum(not is_stop(letter.message) for letter in left_over)
         # Before anybody can find the actor, so that nobody's next letter overtakes one of these.
         incarnation.inbox.extend(self._take_queue(entry))
         self._move(entry, State.ACTIVE)
