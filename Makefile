@@ -37,7 +37,7 @@ demo: .venv/base
 
 test: .venv/test
 	@rm -f .coverage .coverage.*
-	$(PY) -m coverage run -m pytest
+	$(PY) -m coverage run -m pytest -n 2 --dist worksteal
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 

@@ -113,8 +113,6 @@ def _count(table: Table) -> bool:
 def _go_on(table: Table, entry: Entry, after: After, *, moved: bool) -> None:
     """See that something happens next to an entry: an alarm, a launch, an end."""
     incarnation = entry.incarnation
-    if entry.state is State.ABSENT:
-        return
     if incarnation is not None and incarnation.launched and not incarnation.begun:
         table._alarm(entry, LAUNCH_AGAIN)
         after.do(table._launch, incarnation)

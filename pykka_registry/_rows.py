@@ -78,7 +78,7 @@ class Rows(abc.ABC):
         """Called when `Table.ring` must be called sooner than it has said."""
         self._entries: dict[Hashable, Entry] = {}
         self._lost: dict[Entry, Exception] = {}
-        """Entries whose keys cannot be hashed or compared any more, and what they raised."""
+        """Entries whose keys do not lead to them any more, and why."""
         self._unsaid: list[tuple[Hashable, Exception]] = []
         """Keys that were lost, and have yet to be named in the log."""
         self._states: Counter[State] = Counter()
@@ -165,27 +165,24 @@ class Rows(abc.ABC):
 
     def _hide(self, entry: Entry) -> None:
         """Let nobody find the entry's actor any longer."""
-        try:
-            self.active.pop(entry.key, None)  # in a forked child it is empty
-        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+        error = _take_out(self.active, entry.key, entry.ref)
+        if error is not None and self.active:  # in a forked child it is empty
             self._lose(entry, error)
 
     def _delete(self, entry: Entry) -> None:
         """Take an entry out of the table."""
         if self._lost.pop(entry, None) is not None:
             return
-        try:
-            if self._entries.get(entry.key) is entry:
-                del self._entries[entry.key]
-        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+        error = _take_out(self._entries, entry.key, entry)
+        if error is not None:
             self._lose(entry, error)
             self._lost.pop(entry, None)
 
     def _lose(self, entry: Entry, error: Exception) -> None:
-        """Go on with an entry by itself: its key cannot be hashed or compared any more.
+        """Go on with an entry by itself: its key does not lead to it any more.
 
         Nobody can address it; it comes to its end like the others. Neither dict can drop a key
-        without hashing it, so both are made anew; what else cannot be hashed is lost as well.
+        without finding it, so both are made anew; what else is not found is lost as well.
         """
         self._unsaid.append((entry.key, error))
         entries = list(self._entries.values())
@@ -193,16 +190,15 @@ class Rows(abc.ABC):
         self._entries, self.active = {}, {}
         for other in entries:
             if other is not entry:
-                try:
-                    self._entries[other.key] = other
-                    if other.state is State.ACTIVE and other.ref is not None:
-                        self.active[other.key] = other.ref
-                except Exception as its_error:  # noqa: BLE001  # the same
+                its_error = _put_in(self._entries, other.key, other)
+                if its_error is not None:
                     self._unsaid.append((other.key, its_error))
                     self._lost[other] = its_error
+                elif other.state is State.ACTIVE:
+                    _put_in(self.active, other.key, other.ref)
 
     def _all_entries(self) -> list[Entry]:
-        """Return the entries, with those whose keys cannot be hashed any more."""
+        """Return the entries, with those whose keys do not lead to them any more."""
         return [*self._entries.values(), *self._lost]
 
     def _cut_off(self, entry: Entry, error: Exception, after: After) -> None:
@@ -612,6 +608,27 @@ class Rows(abc.ABC):
                 with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
                     del self._watchers[key]
         self._watchers_purge_in = max(left, WATCHERS)
+
+
+def _take_out(rows: dict[Hashable, Any], key: Hashable, value: object) -> Exception | None:
+    """Delete a row; or return why its key does not lead to it any more."""
+    try:
+        if rows.get(key) is value:
+            del rows[key]
+            return None
+    except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+        return error
+    return LookupError("its hash has changed, or what it is equal to")
+
+
+def _put_in(rows: dict[Hashable, Any], key: Hashable, value: object) -> Exception | None:
+    """Insert a row; or return why its key would not lead to it."""
+    try:
+        if rows.setdefault(key, value) is value:
+            return None
+    except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+        return error
+    return LookupError("its hash has changed, or what it is equal to")
 
 
 def quarantined(entry: Entry) -> Quarantined:

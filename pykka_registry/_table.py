@@ -921,7 +921,12 @@ class Table(Rows):
         """Log whose keys were lost; `__repr__` and log handlers are user code."""
         while self._unsaid:
             key, error = self._unsaid.pop()
-            log(logging.ERROR, "key %s raises, and is found no more", name(key), error=error)
+            log(
+                logging.ERROR,
+                "key %s is no good any more, so nobody finds it",
+                name(key),
+                error=error,
+            )
 
     def _launch(self, incarnation: Incarnation) -> None:
         try:

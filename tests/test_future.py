@@ -13,7 +13,15 @@ import pykka
 import pytest
 
 from pykka_registry._future import Future
-from tests.support import PATIENCE, Gate, in_threads, join, start_thread, tiny_switch_interval
+from tests.support import (
+    PATIENCE,
+    Gate,
+    in_threads,
+    join,
+    poll,
+    start_thread,
+    tiny_switch_interval,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -203,6 +211,18 @@ def test_everybody_who_waits_is_woken(make: Any) -> None:
         future.set(7)
 
     assert in_threads([*[get] * 8, put]) == [7] * 8 + [None]
+
+
+def test_a_waiter_that_was_woken_by_halves_keeps_no_other_asleep() -> None:
+    """A Ctrl-C may come between the release of its lock and its removal."""
+    future: Future[int] = Future()
+    results: list[int] = []
+    thread = start_thread(lambda: results.append(future.get()))
+    poll(lambda: future._waiters)
+    future._waiters.append(threading.Lock())
+    future.set(1)
+    join(thread)
+    assert results == [1]
 
 
 def test_a_hook_wakes_who_waits() -> None:

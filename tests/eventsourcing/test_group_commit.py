@@ -394,6 +394,8 @@ class _Interrupt(BaseException):
     pass
 
 
+# One that lands in the callback of a weak reference has no effect, says Python.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("switches")
 def test_interrupts_at_any_moment_leave_nobody_hanging() -> None:
     recorder = GroupCommitRecorder(Watched())
