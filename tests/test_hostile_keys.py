@@ -1,4 +1,4 @@
-"""A key that raises when it is hashed or compared, or has changed: it harms nobody, nobody hangs."""
+"""A key that raises when hashed or compared, or has changed: it harms nobody, nobody hangs."""
 
 from __future__ import annotations
 
@@ -271,3 +271,47 @@ def test_a_quarantined_key_that_raises_when_its_time_comes_stays_there(
         poll(lambda: "the alarm of key" in caplog.text)
         assert registry.ref("good").call(Counting.add) == 1
         assert registry.stats().quarantined == 1
+
+
+def test_an_abandoned_key_that_is_found_no_more_holds_up_no_drain() -> None:
+    key, gate = Key("__hash__"), Gate()
+    registry = AggregateRegistry.start(Held, args=("stopping", gate), stop_timeout=0.05)
+    ref = registry.get_or_start(key)
+    key.is_bad = True
+    ref.stop(block=False)
+    gate.wait_until_reached()
+    poll(lambda: registry.stats().quarantined)
+    drained: list[Any] = []
+    join(start_thread(lambda: drained.extend(registry.drain(timeout=2 * PATIENCE))))
+    assert drained == [key]
+    gate.open()
+    poll(lambda: not registry.stats().live)
+    assert nothing_remains(registry)
+
+
+class Chameleon:
+    """Becomes equal to its like."""
+
+    value: object
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chameleon) and other.value == self.value
+
+
+def test_keys_that_become_equal_come_to_their_ends_one_by_one() -> None:
+    keys = [Chameleon(number) for number in range(4)]
+    registry = AggregateRegistry.start(Counting)
+    refs = [registry.get_or_start(key) for key in keys]
+    for key in keys:
+        key.value = "the same"
+    assert refs[0].stop(timeout=PATIENCE) is True
+    assert all(ref.is_alive() for ref in refs[1:])
+    assert ends_soon(registry) == []
+    assert not any(ref.is_alive() for ref in refs)
+    assert nothing_remains(registry)
