@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SECONDS_PER_TEST = 10
-AT_ONCE = 2
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -417,17 +417,30 @@ GUARDS = [
     Guard(
         "one that is at work is not asked to go",
         "_inbox.py",
-        "            if self._parked is None:\n"
-        "                self._nudged = True\n"
-        "                return False\n",
-        "",
+        "            if self._parked is not None and not self._visited:\n",
+        "            if not self._visited:\n",
         "tests/test_ceiling.py -k counts_on",
+    ),
+    Guard(
+        "one that is at work says so when it is idle",
+        "_inbox.py",
+        "            self._visited = False\n            self._nudged = True\n            return False\n",
+        "            self._visited = False\n            return False\n",
+        "tests/test_ceiling.py -k counts_on",
+    ),
+    Guard(
+        "one that was visited says so when it is idle",
+        "_inbox.py",
+        "            self._visited = False\n            self._nudged = True\n            return False\n",
+        "            self._nudged = self._nudged or self._parked is None\n"
+        "            self._visited = False\n            return False\n",
+        "tests/test_ceiling.py -k two_looks -o faulthandler_timeout=3",
     ),
     Guard(
         "one that was visited is not asked to go",
         "_inbox.py",
-        "            return not visited\n",
-        "            return visited is not None\n",
+        "            if self._parked is not None and not self._visited:\n",
+        "            if self._parked is not None:\n",
         "tests/test_ceiling.py -k visit",
     ),
     Guard(

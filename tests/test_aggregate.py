@@ -992,6 +992,9 @@ def test_a_successor_starts_only_after_on_stop_has_returned() -> None:
         assert registry.get("a") is None
         assert not first.is_alive()
         future = registry.proxy().get_or_start("a").get()
+        with AggregateRegistry.start(Counting) as other:  # time enough for it to come too early
+            for key in range(20):
+                other.get_or_start(key)
         assert events == ["start"]
         gate.open()
         assert future.get() is not first
