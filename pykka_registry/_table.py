@@ -338,10 +338,10 @@ class Table(Rows):
         for request in requests:
             after.do(request.future.give, ref)
         self._tell_watchers(entry.key, ref, after)
-        self.admission.activate(incarnation)
+        looks = self.admission.activate(incarnation)
         self._admit(after)
         self._alarm_idle(incarnation)
-        if self.refusal is not None or self.admission.wants_place_of(incarnation):
+        if looks or self.refusal is not None or self.admission.wants_place_of(incarnation):
             incarnation.inbox.nudge()
         return True
 
@@ -373,7 +373,7 @@ class Table(Rows):
             reason = EndReason.EVICTED
         elif self._retiring or asked is EndReason.DRAINED:
             reason = EndReason.DRAINED
-        elif incarnation.idle == 0 or asked is EndReason.IDLE:
+        elif incarnation.idle == 0 or (asked is EndReason.IDLE and _is_idle(incarnation)):
             reason = EndReason.OWN_WORD if incarnation.own_word else EndReason.IDLE
         else:
             self.admission.stay(incarnation)
@@ -534,10 +534,8 @@ class Table(Rows):
             return
         self._move(entry, State.QUARANTINED)
         self._fail_requests(entry, quarantined(entry), after)
-        letters = self._take_queue(entry)
-        error = undeliverable(entry)
         after.do(_log_quarantine, entry, failures)
-        self._report(entry, letters, DeadLetterReason.QUARANTINED, error, after)
+        self._report_queue(entry, DeadLetterReason.QUARANTINED, undeliverable(entry), after)
 
     # Foreign actors.
 
@@ -919,8 +917,11 @@ class Table(Rows):
 
     def _name_the_lost(self) -> None:
         """Log whose keys were lost; `__repr__` and log handlers are user code."""
-        while self._unsaid:
-            key, error = self._unsaid.pop()
+        while True:
+            try:
+                key, error = self._unsaid.pop()
+            except IndexError:  # another thread may name some, too
+                return
             log(
                 logging.ERROR,
                 "key %s is no good any more, so nobody finds it",
@@ -945,6 +946,12 @@ class Table(Rows):
         else:
             incarnation.begun = True
             self._never_mind(incarnation, after)
+
+
+def _is_idle(incarnation: Incarnation) -> bool:
+    """Tell whether one that was asked to go had no message since; its own thread asks."""
+    idle = incarnation.idle
+    return idle is not None and time.monotonic() - incarnation.inbox.idle_from >= idle
 
 
 def _log_quarantine(entry: Entry, failures: int) -> None:

@@ -327,7 +327,7 @@ GUARDS = [
     Guard(
         "a kept ref keeps no actor",
         "_life.py",
-        "        _frames.empty(self.tracebacks)\n"
+        "        _frames.empty(self.tracebacks, self.incarnation.blueprint.aggregate_class)\n"
         "        self.tracebacks = []\n"
         "        self.cause = None\n",
         "        pass\n",

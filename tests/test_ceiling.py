@@ -478,6 +478,36 @@ def test_whoever_comes_into_line_looks_at_nobody_who_is_known_to_be_busy(
         assert [answer.get(timeout=PATIENCE) for answer in answers] == [1] * 100
 
 
+def test_while_all_are_busy_an_activation_looks_at_no_more_of_them_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[Inbox] = []
+    is_cold = Inbox.is_cold
+
+    def count(inbox: Inbox) -> bool:
+        looks.append(inbox)
+        return is_cold(inbox)
+
+    def nothing(_admission: Admission) -> None: ...
+
+    monkeypatch.setattr(Admission, "tick", nothing)
+    with AggregateRegistry.start(Counting, max_live=20) as registry:
+        held = hold(registry, *range(20))
+        last: Any = registry.ref("waits").proxy().wait_at(gate := Gate())
+        gates = [(gate, last)]
+        monkeypatch.setattr(Inbox, "is_cold", count)
+        for number in range(20):  # each makes room by its end, for one that is busy at once
+            gate = Gate()
+            done = registry.ref(("new", number)).proxy().wait_at(gate)
+            registry[number].stop(block=False)
+            held.pop(0)[0].open()
+            if number:  # the one before it in line
+                gates[-1][0].wait_until_reached()
+            gates.append((gate, done))
+        assert len(looks) <= 20
+        let_go(gates)
+
+
 def test_one_that_is_visited_before_each_of_two_looks_goes_as_soon_as_it_is_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

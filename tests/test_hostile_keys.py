@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support import (
     nothing_remains,
     poll,
     start_thread,
+    tiny_switch_interval,
 )
 from tests.test_passivation import ends
 
@@ -211,7 +213,7 @@ def test_a_foreign_actor_whose_key_raises_hinders_no_sweep_and_no_drain(end: str
     if end == "dead":
         for ref in foreign:
             ref.stop()
-        assert ends(listener, 1)[0].key == "good"
+        assert {id(event.key) for event in ends(listener, 2)} == {id(key), id("good")}
     assert ends_soon(registry) == []
     assert len({id(event.key) for event in ends(listener, 2)}) == 2
     for ref in (*foreign, listener):
@@ -315,3 +317,27 @@ def test_keys_that_become_equal_come_to_their_ends_one_by_one() -> None:
     assert ends_soon(registry) == []
     assert not any(ref.is_alive() for ref in refs)
     assert nothing_remains(registry)
+
+
+def test_while_bad_keys_go_the_good_ones_are_found_all_the_time() -> None:
+    keys = [Key("__hash__") for _ in range(30)]
+    over = threading.Event()
+    missed: list[Any] = []
+    with AggregateRegistry.start(Counting) as registry:
+        for number in range(60):
+            registry.get_or_start(number)
+        refs = [registry.get_or_start(key) for key in keys]
+        for key in keys:
+            key.is_bad = True
+
+        def look() -> None:
+            while not over.is_set():
+                missed.extend(number for number in range(60) if registry.get(number) is None)
+
+        with tiny_switch_interval():
+            looker = start_thread(look)
+            for ref in refs:
+                ref.stop()
+            over.set()
+            join(looker)
+    assert missed == []

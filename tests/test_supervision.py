@@ -1445,3 +1445,28 @@ def test_many_threads_that_let_many_keys_fail_never_let_two_of_a_key_live() -> N
         assert stats.dead_letters == {}
         assert sum(isinstance(note, ValueError) for note in Troubled.notes) == 200
         assert sum(isinstance(note, int) for note in Troubled.notes) == 200
+
+
+def test_what_others_wait_in_is_not_closed_with_the_frames_of_a_failure() -> None:
+    """A generator that has caught an exception may go on, though a handler fails of it later."""
+    kept: list[Exception] = []
+
+    def pool() -> Iterator[int]:
+        for number in itertools.count():
+            try:
+                raise ConnectionError("the database is down")  # noqa: TRY301
+            except ConnectionError as error:
+                kept.append(error)
+            yield number
+
+    class Unlucky(Counting):
+        def on_receive(self, message: Any) -> None:
+            raise OSError("no") from kept[0]
+
+    numbers = pool()
+    assert next(numbers) == 0
+    with AggregateRegistry.start(Unlucky, max_failures=0, quarantine=None) as registry:
+        registry.ref("a").tell("x")
+        poll(lambda: registry.stats().quarantined)
+        poll(lambda: registry.stats().live == 0)
+    assert next(numbers) == 1
