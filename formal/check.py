@@ -166,7 +166,7 @@ GUARDS = [
     ),
     Check("who declines has others asked", THREE_KEYS, HANGING + " NO_RELIEF", DEADLOCK),
     Check("nobody is counted on for ever", THREE_KEYS, HANGING + " NO_TICK", DEADLOCK),
-    Check("who was taken for visited is looked at again", TWO_KEYS, VISITED + " NO_TICK", DEADLOCK),
+    Check("who was visited is nudged, too", TWO_KEYS, VISITED + " NO_VISITED_NUDGE", DEADLOCK),
 ]
 
 SPARE = [

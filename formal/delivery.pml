@@ -253,7 +253,7 @@ inline evict(k) {
   nudge(published[k])
 }
 
-/* Inbox.is_cold, of one that is at work: let it look for itself when it has nothing to do. */
+/* Inbox.is_cold, of one that is not cold: let it look for itself when it has nothing to do. */
 inline nudge_if_busy(k) {
 #ifndef NO_BUSY_NUDGE
   if
@@ -265,29 +265,35 @@ inline nudge_if_busy(k) {
 #endif
 }
 
-inline nudge_if_awake(k) {
+/* The same, of one that may sleep now, but was visited since the look before. */
+inline nudge_visited(k) {
+#ifndef NO_VISITED_NUDGE
+  nudge_if_busy(k)
+#else
   if
   :: SLEEPS(k)
   :: else -> nudge_if_busy(k)
   fi
+#endif
 }
 
 /*
  * Admission._relieve: ask as many to go as places are wanted. Which ones is left open, for it is a
  * matter of speed only. One that does not sleep may be among them: a letter may have come since the
  * look whether it does. Sieve.choose looks at each of them twice, and inboxes are not under the
- * table's lock: who sleeps both times, but was visited before each, is neither asked nor nudged.
+ * table's lock: who sleeps both times, but was visited before each, is not asked. The first look has
+ * nudged it, and since then it was awake: it comes to see that it is to go, as if nudged now.
  */
 inline relieve() {
   do
   :: WANTED <= 0 -> break
 #if VISITS
-  :: WANTED > 0 && visits > 0 -> visits--; nudge_if_awake(0);
+  :: WANTED > 0 && visits > 0 -> visits--; nudge_visited(0);
 #if KEYS > 1
-     nudge_if_awake(1);
+     nudge_visited(1);
 #endif
 #if KEYS > 2
-     nudge_if_awake(2);
+     nudge_visited(2);
 #endif
      break
 #endif
@@ -849,21 +855,15 @@ end_timer:
   od
 }
 
-#if (HANGS || VISITS) && !defined(NO_TICK)
+#if HANGS && !defined(NO_TICK)
 /* Table.tick and Admission.tick: count no longer on those who have not gone by now, and look again
    whom to ask. Python does so twice a second, come what may. Here it happens only for what the tick
    is there for, else it would hide what somebody has left undone. */
-#if VISITS
-#define DUE_FOR_A_TICK (SUM(leaving) > 0 || (WANTED > 0 && ANY_SLEEPS))
-#else
-#define DUE_FOR_A_TICK (SUM(leaving) > 0)
-#endif
-
 proctype Ticker() {
 end_ticker:
   do
   :: atomic {
-       SUM(waiting) > 0 && DUE_FOR_A_TICK ->
+       SUM(waiting) > 0 && SUM(leaving) > 0 ->
        for (i : 0 .. KEYS - 1) { leaving[i] = false }
        admit()
      }
@@ -1025,7 +1025,7 @@ init {
     for (j : 0 .. SENDERS - 1) { run Sender(j) }
     for (j : 0 .. SLOTS - 1) { run Incarnation(j) }
     for (j : 0 .. KEYS - 1) { run Timer(j) }
-#if (HANGS || VISITS) && !defined(NO_TICK)
+#if HANGS && !defined(NO_TICK)
     run Ticker();
 #endif
     run Clock();

@@ -125,11 +125,16 @@ class Admission:
         self.no_thread = error
         self._relieve(later)
 
-    def activate(self, incarnation: Incarnation) -> None:
-        """Note that one has started, and may be asked to go from now on."""
+    def activate(self, incarnation: Incarnation) -> bool:
+        """Note that one has started, and may be asked to go from now on.
+
+        Returns:
+            Whether it is to look for itself when it has nothing to do, because all others are.
+
+        """
         self._starting.discard(incarnation)
         self._sieve.insert(incarnation)
-        self._all_are_busy = False
+        return self._all_are_busy
 
     def wants_place_of(self, incarnation: Incarnation) -> bool:
         """Tell whether one that is idle should go because others wait."""
@@ -137,7 +142,6 @@ class Admission:
 
     def leave(self, incarnation: Incarnation) -> None:
         """Note that one that was active has begun to end."""
-        self._all_are_busy = False
         self._sieve.remove(incarnation)
         self._leaving.add(incarnation)
 

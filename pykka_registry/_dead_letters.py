@@ -14,7 +14,7 @@ from pykka_registry._events import DeadLetter, DeadLetterReason
 from pykka_registry._log import count, log, name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable
 
     from pykka_registry._courier import Courier
     from pykka_registry._policy import Policy
@@ -40,21 +40,22 @@ class DeadLetters:
     def add(
         self,
         key: Hashable,
-        messages: Sequence[Any],
+        messages: Iterable[Any],
         reason: DeadLetterReason,
         cause: BaseException | None,
         later: Callable[..., None],
     ) -> None:
-        """Report messages; the log is written by what is handed to `later`."""
-        if not messages:
-            return
-        self.counts[reason] += len(messages)
+        """Report messages, one by one; the log is written by what is handed to `later`."""
+        number = 0
         for message in messages:
+            number += 1
             letter = DeadLetter(key, message, reason, cause)
+            self.counts[reason] += 1
             self.kept.append(letter)
             if self._hooks:
                 self._courier.post(letter, self._hooks)
-        later(self._warn, key, len(messages), reason)
+        if number:
+            later(self._warn, key, number, reason)
 
     def _warn(self, key: Hashable, number: int, reason: DeadLetterReason) -> None:
         what = "registry %r: %s to key %s became %s: %s"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._aggregate import AggregateMixin
-    from pykka_registry._events import EndReason
+    from pykka_registry._events import DeadLetterReason, EndReason
     from pykka_registry._inbox import Inbox, Letter
     from pykka_registry._life import Life
     from pykka_registry._table import Table
@@ -187,6 +187,8 @@ class Entry(Owner):
     """How many letters, at the front, a former incarnation has left over."""
     expired: int = 0
     """How many of them nobody waits for any longer; they do not count."""
+    given_up: tuple[DeadLetterReason, Exception] | None = None
+    """It is being taken out, and this is what becomes of its letters."""
     restarts: bool = False
     """It is activated again even if nobody waits for it."""
     cause: BaseException | None = None

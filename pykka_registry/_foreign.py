@@ -25,10 +25,12 @@ __all__ = ["ForeignRows"]
 class _Row:
     ref: Ref
     number: int
+    is_over: bool = False
+    """Its end was announced; the row is about to go, or cannot, for its key is no good."""
 
     def is_alive(self) -> bool:
         """Tell what `ActorRef.is_alive` tells, without calling a user's override of it."""
-        return not self.ref.actor_stopped.is_set()
+        return not (self.is_over or self.ref.actor_stopped.is_set())
 
 
 class ForeignRows:
@@ -70,7 +72,7 @@ class ForeignRows:
     def remove(self, key: Hashable, ref: Ref) -> bool:
         """Take a row out if it is this ref's; tells whether it was."""
         row = self._rows.get(key)
-        if row is None or row.ref is not ref:
+        if row is None or row.is_over or row.ref is not ref:
             return False
         self._drop(key, row)
         return True
@@ -78,9 +80,10 @@ class ForeignRows:
     def sweep(self) -> None:
         """Take out the rows of the dead; what a key has raised is raised when that is done."""
         failure: Exception | None = None
-        for key in list(self._rows):
+        for key, row in list(self._rows.items()):
             try:
-                self.claim(key)
+                if not (row.is_over or row.is_alive()):
+                    self._drop(key, row)
             except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
                 failure = error
         if failure is not None:
@@ -93,10 +96,16 @@ class ForeignRows:
             self._announce_end(key, row)
 
     def _drop(self, key: Hashable, row: _Row) -> None:
-        del self._rows[key]
+        # In this order, so that an interrupt loses no end; and a key that has changed its hash has
+        # one, too.
         self._announce_end(key, row)
+        if self._rows.get(key) is row:
+            del self._rows[key]
 
     def _announce_end(self, key: Hashable, row: _Row) -> None:
+        if row.is_over:
+            return
         reason = EndReason.UNREGISTERED if row.is_alive() else EndReason.UNKNOWN
         self.ends[reason] += 1
         self._courier.announce(Terminated(key, row.number, reason))
+        row.is_over = True

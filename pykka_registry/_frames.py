@@ -7,13 +7,13 @@ traceback can still be read.
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
-import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 __all__ = ["empty", "tracebacks"]
 
@@ -41,13 +41,27 @@ def tracebacks(error: BaseException) -> list[TracebackType]:
     return found
 
 
-def empty(found: Iterable[TracebackType]) -> None:
-    """Empty the frames of tracebacks, and those that had called them, but for those that run."""
+def empty(found: Iterable[TracebackType], cls: type[object]) -> None:
+    """Empty the frames of tracebacks, and those that had called them, but for those that run.
+
+    To empty the frame of a generator or a coroutine is to close it, and the one that has caught an
+    exception may go on: such a frame is emptied only if it holds an instance of `cls`.
+    """
     for one in found:
-        traceback.clear_frames(one)
+        passed: TracebackType | None = one
+        while passed is not None:
+            with contextlib.suppress(RuntimeError):  # it is running
+                _empty(passed.tb_frame, cls)
+            passed = passed.tb_next
         frame = one.tb_frame.f_back
         with contextlib.suppress(RuntimeError):  # from here on they are running
             while frame is not None:
-                if not frame.f_code.co_flags & _CAN_WAIT:  # to empty a generator's is to close it
-                    frame.clear()
+                _empty(frame, cls)
                 frame = frame.f_back
+
+
+def _empty(frame: FrameType, cls: type[object]) -> None:
+    # Not by `f_locals`, which would keep what it holds.
+    can_wait = frame.f_code.co_flags & _CAN_WAIT
+    if not can_wait or any(cls in type(value).__mro__ for value in gc.get_referents(frame)):
+        frame.clear()

@@ -437,7 +437,8 @@ class Life:
         A ref that somebody keeps holds this life, and a quarantined key, one that rests, and the
         dead letters keep the exception: the frames that it has passed here are emptied.
         """
-        _frames.empty(self.tracebacks)
+        assert self.incarnation is not None
+        _frames.empty(self.tracebacks, self.incarnation.blueprint.aggregate_class)
         self.tracebacks = ()
         self.cause = None
 

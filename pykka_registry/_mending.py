@@ -16,8 +16,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 from pykka_registry._entry import State
+from pykka_registry._events import DeadLetterReason
 from pykka_registry._inbox import is_expired, is_stop
-from pykka_registry._rows import LAUNCH_AGAIN, launch
+from pykka_registry._rows import LAUNCH_AGAIN, abandoned, launch, undeliverable
 
 if TYPE_CHECKING:
     from pykka_registry._after import After
@@ -30,6 +31,8 @@ __all__ = ["mend"]
 
 def mend(table: Table, after: After) -> None:
     """Make what a table keeps besides its rows consistent with them, and go on from there."""
+    if table._lost:
+        table._make_anew(dict(table._lost))
     _forget_strangers(table)
     for entry in table._all_entries():
         _mend_entry(table, entry)
@@ -116,8 +119,15 @@ def _count(table: Table) -> bool:
 def _go_on(table: Table, entry: Entry, after: After, *, moved: bool) -> None:
     """See that something happens next to an entry: an alarm, a launch, an end."""
     incarnation = entry.incarnation
-    if entry.state is State.ABSENT:
+    if entry.given_up is not None:
+        table._give_up(entry, *entry.given_up, after)
         return
+    if entry.state is State.QUARANTINED and entry.queue:
+        if incarnation is None:
+            reason, error = DeadLetterReason.QUARANTINED, undeliverable(entry)
+        else:
+            reason, error = DeadLetterReason.ABANDONED, abandoned(entry)
+        table._report_queue(entry, reason, error, after)
     if incarnation is not None and incarnation.launched and not incarnation.begun:
         table._alarm(entry, LAUNCH_AGAIN)
         after.do(launch, incarnation)

@@ -39,7 +39,7 @@ from pykka_registry._log import count, log
 from pykka_registry._supervision import Failures, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._after import After
@@ -80,7 +80,7 @@ class Rows(abc.ABC):
         """Called when `Table.ring` must be called sooner than it has said."""
         self._entries: dict[Hashable, Entry] = {}
         self._lost: dict[Entry, Exception] = {}
-        """Entries whose keys cannot be hashed or compared any more, and what they raised."""
+        """Entries whose keys do not lead to them any more, and why."""
         self._unsaid: list[tuple[Hashable, Exception]] = []
         """Keys that were lost, and have yet to be named in the log."""
         self._states: Counter[State] = Counter()
@@ -135,6 +135,11 @@ class Rows(abc.ABC):
         if state not in AFTER[before]:
             msg = f"{before} is never followed by {state}"
             raise AssertionError(msg)
+        # An entry that is not in the table is absent, whenever an interrupt comes.
+        if before is State.ABSENT:
+            self._entries[entry.key] = entry
+            if self._watchers:
+                self._aim_watchers(entry)
         if state is State.ACTIVE:
             assert entry.ref is not None
             self.active[entry.key] = entry.ref
@@ -149,11 +154,8 @@ class Rows(abc.ABC):
         # After the others: the sums tell whether an interrupt has left an entry between two states.
         self._states[before] -= 1
         self._states[state] += 1
-        # Last, so that an interrupt leaves no entry behind that nobody has begun.
         if state is State.ABSENT:
             self._delete(entry)
-        elif before is State.ABSENT:
-            self._entries[entry.key] = entry
 
     def _seconds_in_state(self, entry: Entry) -> float | None:
         """Return after how many seconds an entry's alarm rings, if its state says so."""
@@ -165,44 +167,53 @@ class Rows(abc.ABC):
 
     def _hide(self, entry: Entry) -> None:
         """Let nobody find the entry's actor any longer."""
-        try:
-            self.active.pop(entry.key, None)  # in a forked child it is empty
-        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+        error = _take_out(self.active, entry.key, entry.ref)
+        if error is not None and self.active:  # in a forked child it is empty
             self._lose(entry, error)
 
     def _delete(self, entry: Entry) -> None:
         """Take an entry out of the table."""
         if self._lost.pop(entry, None) is not None:
             return
-        try:
-            if self._entries.get(entry.key) is entry:
-                del self._entries[entry.key]
-        except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+        error = _take_out(self._entries, entry.key, entry)
+        if error is not None:
             self._lose(entry, error)
             self._lost.pop(entry, None)
 
     def _lose(self, entry: Entry, error: Exception) -> None:
-        """Go on with an entry by itself: its key cannot be hashed or compared any more.
+        """Go on with an entry by itself: its key does not lead to it any more.
 
         Nobody can address it; it comes to its end like the others. Neither dict can drop a key
-        without hashing it, so both are made anew; what else cannot be hashed is lost as well.
+        without finding it, so both are made anew; what else is not found is lost as well.
         """
         self._unsaid.append((entry.key, error))
-        entries = list(self._entries.values())
-        self._lost[entry] = error
-        self._entries, self.active = {}, {}
-        for other in entries:
-            if other is not entry:
-                try:
-                    self._entries[other.key] = other
-                    if other.state is State.ACTIVE and other.ref is not None:
-                        self.active[other.key] = other.ref
-                except Exception as its_error:  # noqa: BLE001  # the same
-                    self._unsaid.append((other.key, its_error))
-                    self._lost[other] = its_error
+        self._make_anew({**self._lost, entry: error})
+
+    def _make_anew(self, lost: dict[Entry, Exception]) -> None:
+        """Put all entries but the lost ones into new dicts.
+
+        Who reads without the lock finds them in the old ones until then.
+        """
+        entries: dict[Hashable, Entry] = {}
+        active: dict[Hashable, IncarnationRef] = {}
+        for entry in self._entries.values():
+            if entry not in lost:
+                error = _put_in(entries, entry.key, entry)
+                if error is not None:
+                    self._unsaid.append((entry.key, error))
+                    lost[entry] = error
+                elif entry.state is State.ACTIVE:
+                    _put_in(active, entry.key, entry.ref)
+        self._lost = lost
+        self._entries = entries
+        self._publish(active)
+
+    @abc.abstractmethod
+    def _publish(self, active: dict[Hashable, IncarnationRef]) -> None:
+        """Have look-ups find these from now on."""
 
     def _all_entries(self) -> list[Entry]:
-        """Return the entries, with those whose keys cannot be hashed any more."""
+        """Return the entries, with those whose keys do not lead to them any more."""
         return [*self._entries.values(), *self._lost]
 
     def _cut_off(self, entry: Entry, error: Exception, after: After) -> None:
@@ -211,7 +222,7 @@ class Rows(abc.ABC):
         refused.__cause__ = error
         entry.restarts = False
         self._fail_requests(entry, refused, after)
-        self._report(entry, self._take_queue(entry), DeadLetterReason.ENDED, refused, after)
+        self._report_queue(entry, DeadLetterReason.ENDED, refused, after)
         if entry.state is not State.ABSENT:
             self._remove(entry)
 
@@ -341,6 +352,7 @@ class Rows(abc.ABC):
         assert incarnation is not None
         self.admission.give_up(incarnation)
         self._end(incarnation, EndReason.ABANDONED, None)
+        entry.cause = None  # that it takes too long is no consequence of an earlier failure
         if not self._is_over:  # at a shutdown's end there is one line for all of them
             what = "start" if entry.state is State.STARTING else "end"
             after.do(_log_abandoned, incarnation.life, what)
@@ -349,13 +361,7 @@ class Rows(abc.ABC):
             self._fail_requests(entry, quarantined(entry), after)
         else:
             self._fail_requests(entry, RegistryStopped(self.refusal), after)
-        self._report(
-            entry,
-            self._take_queue(entry),
-            DeadLetterReason.ABANDONED,
-            abandoned(entry),
-            after,
-        )
+        self._report_queue(entry, DeadLetterReason.ABANDONED, abandoned(entry), after)
         if incarnation.life is not None:
             after.do(incarnation.life.abandon)
         self._check_settled()
@@ -366,9 +372,9 @@ class Rows(abc.ABC):
         """Take out an entry that has no incarnation, and report to all who waited."""
         if entry.incarnation is not None:
             self.admission.withdraw(entry.incarnation)
+        entry.given_up = reason, error  # if an interrupt comes now, mending goes on with it
         self._fail_requests(entry, error, after)
-        self._report(entry, list(entry.queue), reason, error, after)
-        self._take_queue(entry)
+        self._report_queue(entry, reason, error, after)
         self._remove(entry)
 
     def _drop_if_unwanted(self, entry: Entry, after: After) -> None:
@@ -462,15 +468,20 @@ class Rows(abc.ABC):
 
     def _purge(self, entry: Entry) -> None:
         """Take the letters from a queue that nobody waits for."""
-        left_over, entry.left_over = entry.left_over, 0
         kept: deque[Letter] = deque()
+        expired: list[Letter] = []
+        left_over = 0
         for i, letter in enumerate(entry.queue):
             if is_expired(letter):
-                self._count_out(entry, letter)
+                expired.append(letter)
             else:
                 kept.append(letter)
-                entry.left_over += i < left_over
+                left_over += i < entry.left_over
+        # An interrupt finds either queue whole.
         entry.queue = kept
+        entry.left_over = left_over
+        for letter in expired:
+            self._count_out(entry, letter)
 
     def _accept(self, entry: Entry, letter: Letter, after: After) -> None:
         """Put a letter into the inbox of an active incarnation, which is open."""
@@ -525,15 +536,38 @@ class Rows(abc.ABC):
         after: After,
     ) -> None:
         """Tell the askers of letters that nobody will handle; those that were told are dead."""
-        told: list[Any] = []
-        for letter in letters:
-            if is_stop(letter.message):
-                after.do(answer, letter, False)
-            elif letter.reply_to is None:
-                told.append(letter.message)
-            else:
-                after.do(letter.reply_to.fail, error)
+        told = [x.message for x in letters if not self._answer(x, error, after)]
         self.dead_letters.add(entry.key, told, reason, error.__cause__, after.do)
+
+    def _report_queue(
+        self, entry: Entry, reason: DeadLetterReason, error: Exception, after: After
+    ) -> None:
+        """Do so with those in the entry's queue, and empty it.
+
+        Each is taken out right after it was reported, so that an interrupt loses none, and has one
+        of them reported twice at most.
+        """
+
+        def told() -> Iterator[Any]:
+            while entry.queue:
+                letter = entry.queue[0]
+                if not self._answer(letter, error, after):
+                    yield letter.message
+                entry.queue.popleft()
+                self._count_out(entry, letter)
+            entry.left_over = 0
+
+        self.dead_letters.add(entry.key, told(), reason, error.__cause__, after.do)
+
+    def _answer(self, letter: Letter, error: Exception, after: After) -> bool:
+        """Tell who waits for a letter that nobody will handle; false if nobody does."""
+        if is_stop(letter.message):
+            after.do(answer, letter, False)
+        elif letter.reply_to is None:
+            return False
+        else:
+            after.do(letter.reply_to.fail, error)
+        return True
 
     def _fail_requests(self, entry: Entry, error: Exception, after: After) -> None:
         for request in entry.requests:
@@ -550,16 +584,21 @@ class Rows(abc.ABC):
         # A BaseException means "end this thread"; it is not raised in a thread that it was not
         # meant for.
         self._fail_requests(entry, cause if isinstance(cause, Exception) else error, after)
-        left_over = entry.left_over
-        kept: list[tuple[Letter, bool]] = []
-        for i, letter in enumerate(self._take_queue(entry)):
+        kept: deque[Letter] = deque()
+        dropped: list[Letter] = []
+        left_over = 0
+        for i, letter in enumerate(entry.queue):
             if letter.reply_to is None or is_stop(letter.message):
-                kept.append((letter, i < left_over))
+                kept.append(letter)
+                left_over += i < entry.left_over
             else:
+                dropped.append(letter)
                 after.do(letter.reply_to.fail, error)
-        entry.queue = deque(letter for letter, _ in kept)
-        entry.left_over = sum(was_left_over for _, was_left_over in kept)
-        self._queued += sum(not is_stop(letter.message) for letter, _ in kept)
+        # An interrupt finds either queue whole.
+        entry.queue = kept
+        entry.left_over = left_over
+        for letter in dropped:
+            self._count_out(entry, letter)
 
     @abc.abstractmethod
     def launch(self, incarnation: Incarnation) -> None:
@@ -606,8 +645,15 @@ class Rows(abc.ABC):
     def _add_watcher(self, key: Hashable, future: Future[Ref]) -> None:
         self._watchers.setdefault(key, []).append(weakref.ref(future))
         self._watchers_purge_in -= 1
-        if not self._watchers_purge_in:
+        if self._watchers_purge_in <= 0:
             self._purge_watchers()
+
+    def _aim_watchers(self, entry: Entry) -> None:
+        """Let those who watch the key wait for its new entry, for a cycle of waits may close."""
+        for watcher in self._watchers.get(entry.key, ()):
+            future = watcher()
+            if future is not None:
+                future.target = entry
 
     def _purge_watchers(self) -> None:
         """Forget those who have gone; look again when there may be twice as many."""
@@ -619,6 +665,27 @@ class Rows(abc.ABC):
                 with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__
                     del self._watchers[key]
         self._watchers_purge_in = max(left, WATCHERS)
+
+
+def _take_out(rows: dict[Hashable, Any], key: Hashable, value: object) -> Exception | None:
+    """Delete a row; or return why its key does not lead to it any more."""
+    try:
+        if rows.get(key) is value:
+            del rows[key]
+            return None
+    except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+        return error
+    return LookupError("its hash has changed, or what it is equal to")
+
+
+def _put_in(rows: dict[Hashable, Any], key: Hashable, value: object) -> Exception | None:
+    """Insert a row; or return why its key would not lead to it."""
+    try:
+        if rows.setdefault(key, value) is value:
+            return None
+    except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
+        return error
+    return LookupError("its hash has changed, or what it is equal to")
 
 
 def quarantined(entry: Entry) -> Quarantined:

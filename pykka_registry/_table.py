@@ -18,6 +18,7 @@ stay in order. `formal/` has a model of this, checked in all its states.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -354,7 +355,8 @@ class Table(Rows):
         entry.restarts = False
         incarnation.due_by = 0.0
         self._activations += 1
-        self._redelivered += entry.left_over
+        left_over = itertools.islice(entry.queue, entry.left_over)
+        self._redelivered += sum(not is_stop(letter.message) for letter in left_over)
         # Before anybody can find the actor, so that nobody's next letter overtakes one of these.
         incarnation.inbox.extend(self._take_queue(entry))
         self._move(entry, State.ACTIVE)
@@ -363,10 +365,10 @@ class Table(Rows):
         for request in requests:
             after.do(request.future.give, ref)
         self._tell_watchers(entry.key, ref, after)
-        self.admission.activate(incarnation)
+        looks = self.admission.activate(incarnation)
         self._admit(after)
         self._alarm_idle(incarnation, after)
-        if self.refusal is not None or self.admission.wants_place_of(incarnation):
+        if looks or self.refusal is not None or self.admission.wants_place_of(incarnation):
             incarnation.inbox.nudge(after.do)
         return True
 
@@ -398,7 +400,7 @@ class Table(Rows):
             reason = EndReason.EVICTED
         elif self._retiring or asked is EndReason.DRAINED:
             reason = EndReason.DRAINED
-        elif incarnation.idle == 0 or asked is EndReason.IDLE:
+        elif incarnation.idle == 0 or (asked is EndReason.IDLE and _is_idle(incarnation)):
             reason = EndReason.OWN_WORD if incarnation.own_word else EndReason.IDLE
         else:
             self.admission.stay(incarnation, after.do)
@@ -572,10 +574,8 @@ class Table(Rows):
             return
         self._move(entry, State.QUARANTINED)
         self._fail_requests(entry, quarantined(entry), after)
-        letters = self._take_queue(entry)
-        error = undeliverable(entry)
         after.do(_log_quarantine, entry, failures)
-        self._report(entry, letters, DeadLetterReason.QUARANTINED, error, after)
+        self._report_queue(entry, DeadLetterReason.QUARANTINED, undeliverable(entry), after)
 
     # Foreign actors.
 
@@ -938,6 +938,11 @@ class Table(Rows):
     def rescue(self) -> None:
         """Do nothing: a shutdown has a thread of its own."""
 
+    def _publish(self, active: dict[Hashable, IncarnationRef]) -> None:
+        self.active = active
+        if self.registry_ref is not None:
+            self.registry_ref._active = active  # type: ignore[attr-defined]  # a RegistryRef
+
     def forked(self) -> None:
         """Refuse everything: the threads that served this table exist in the parent only."""
         self._lock = threading.Lock()
@@ -946,9 +951,8 @@ class Table(Rows):
         incarnations = [entry.incarnation for entry in self._all_entries()]
         lives = [incarnation.life for incarnation in incarnations if incarnation is not None]
         inboxes = [life.inbox for life in lives if life is not None]
-        self.active = cast("dict[Hashable, IncarnationRef]", Forked())
+        self._publish(cast("dict[Hashable, IncarnationRef]", Forked()))
         if self.registry_ref is not None:
-            self.registry_ref._active = self.active  # type: ignore[attr-defined]  # a RegistryRef
             inboxes.append(cast("Inbox", self.registry_ref.actor_inbox))
         for inbox in inboxes:
             inbox.close_after_fork(lambda: pykka.ActorDeadError(FORKED))
@@ -994,9 +998,17 @@ class Table(Rows):
 
     def _name_the_lost(self) -> None:
         """Log whose keys were lost; `__repr__` and log handlers are user code."""
-        while self._unsaid:
-            key, error = self._unsaid.pop()
-            log(logging.ERROR, "key %s raises, and is found no more", name(key), error=error)
+        while True:
+            try:
+                key, error = self._unsaid.pop()
+            except IndexError:  # another thread may name some, too
+                return
+            log(
+                logging.ERROR,
+                "key %s is no good any more, so nobody finds it",
+                name(key),
+                error=error,
+            )
 
     def launch(self, incarnation: Incarnation) -> None:
         """Have it begun by its runtime."""
@@ -1018,6 +1030,12 @@ class Table(Rows):
         else:
             incarnation.begun = True
             self._never_mind(incarnation, after)
+
+
+def _is_idle(incarnation: Incarnation) -> bool:
+    """Tell whether one that was asked to go had no message since; its own thread asks."""
+    idle = incarnation.idle
+    return idle is not None and time.monotonic() - incarnation.inbox.idle_from >= idle
 
 
 def _log_quarantine(entry: Entry, failures: int) -> None:

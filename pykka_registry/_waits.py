@@ -238,10 +238,11 @@ def blocked_on(wait: Wait) -> Generator[None]:
         Overloaded: if it could never end because all places are held by those who wait.
 
     """
-    if not mine.running or wait.target is None:
+    if not mine.running:
         yield
         return
-    wait.target.urge(wait)
+    if wait.target is not None:  # else it may have one later, as who waits for an absent key has
+        wait.target.urge(wait)
     me = threading.get_ident()
     try:
         with _lock:

@@ -68,6 +68,8 @@ REFUSALS = 1_000
 """How often a sender is told that the registry has stopped before it gives up."""
 FRAGILE = 20
 """One in so many keys fails so often that it is quarantined now and then."""
+IDLE = 0.02
+"""After how many seconds an aggregate retires, unless a run says otherwise."""
 EXAMPLES = 5
 """How many examples of each thing that is wrong are shown."""
 
@@ -608,7 +610,7 @@ class Run:
         self._seconds = 0.0
         self._left: list[str] = []
 
-    def go(self, *, max_live: int, end: End) -> Report:
+    def go(self, *, max_live: int, end: End, idle: float = IDLE) -> Report:
         """Run it, and report."""
         began = time.perf_counter()
         witness = Witness.start(self._testimony)
@@ -616,7 +618,7 @@ class Run:
             Restless,
             args=(self._ledger, self._relays),
             name="conservation",
-            idle=0.02,
+            idle=idle,
             max_live=max_live,
             max_starting=4,
             max_queued=10_000_000,
@@ -655,7 +657,7 @@ class Run:
         self._seconds = time.perf_counter() - began
         for relay in self._relays:
             relay.collect_done()
-        return self._report(registry.stats())
+        return self._report(registry.stats(), end)
 
     def progress(self) -> int:
         """Return a figure that grows as long as the run is not stuck."""
@@ -700,7 +702,7 @@ class Run:
 
     # What is to be said of it.
 
-    def _report(self, stats: Stats) -> Report:
+    def _report(self, stats: Stats, end: End = "settle") -> Report:
         fates: Counter[str] = Counter()
         problems = list(self._left)
         for (fate, handled, dead), count in self._ledger.count().items():
@@ -718,6 +720,8 @@ class Run:
         problems += self._testimony.wrong[:EXAMPLES]
         problems += self._contradictions(fates, stats)
         happened = {reason.value: stats.ends.get(reason, 0) for reason in MUST_HAPPEN}
+        if end != "settle":
+            del happened[EndReason.IDLE.value]  # nobody may have been left alone for so long
         happened |= {what: fates[what] for what in ("handled", "expired", "reported", "dead")}
         happened |= {"redelivery": stats.redelivered, "a declined passivation": stats.declined}
         problems += [f"never happened: {what}" for what, count in happened.items() if not count]
@@ -786,6 +790,7 @@ def run(
     relays: bool = False,
     plain: bool = False,
     end: End = "settle",
+    idle: float = IDLE,
     switch_interval: float = 1e-6,
     patience: float | None = None,
 ) -> Report:
@@ -800,6 +805,8 @@ def run(
         relays: Whether aggregates send to each other, too; those messages are not among the above.
         plain: Whether some messages go through plain refs.
         end: How the run ends.
+        idle: After how many seconds without a message an aggregate retires. If that is less than
+            the time between two messages of a key, all retire before anybody has to be evicted.
         switch_interval: After how many seconds a thread may be interrupted by another.
         patience: After how many seconds in which nothing happens the process is ended, with the
             stacks of all threads; `None` waits for as long as it takes.
@@ -811,7 +818,7 @@ def run(
     sys.setswitchinterval(switch_interval)
     try:
         with _watchdog(one, patience):
-            return one.go(max_live=max_live, end=end)
+            return one.go(max_live=max_live, end=end, idle=idle)
     finally:
         sys.setswitchinterval(interval)
 

@@ -633,7 +633,8 @@ class Model:
             row.cause = None
             row.restarts = False
             self._activations += 1
-            self._redelivered += row.left_over
+            left_over = list(row.queue)[: row.left_over]
+            self._redelivered += sum(message.kind is not Kind.STOP for message in left_over)
             row.left_over = 0
             incarnation.inbox.extend(row.queue)
             row.queue.clear()
@@ -831,6 +832,7 @@ class Model:
         incarnation = row.incarnation
         assert incarnation is not None
         self._terminate(row, EndReason.ABANDONED, None)
+        row.cause = None
         self._move(row, State.ABANDONED)
         if self.closed:
             self._fail_starts(row, "RegistryStopped")

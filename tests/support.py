@@ -49,6 +49,20 @@ def poll(condition: Callable[[], object]) -> None:
         time.sleep(0.0005)  # those who bring it about need the processor
 
 
+@contextlib.contextmanager
+def untraced() -> Generator[None]:
+    """Have nobody trace the calling thread, because a signal may interrupt it anywhere.
+
+    Coverage's own code would be interrupted, too, and keep its lock for ever.
+    """
+    before = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
 class Gate:
     """A point that a thread reaches and passes only when it is let through."""
 

@@ -681,25 +681,33 @@ def test_a_registry_whose_thread_cannot_start_leaves_nothing(
 
 @pytest.mark.threads
 def test_a_keyboard_interrupt_before_the_thread_has_started_frees_the_key(
-    counters: RegistryRef[Counting], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     launched: list[threading.Thread] = []
+    constructed: list[str] = []
+
+    class Witnessed(Counting):
+        def __init__(self) -> None:
+            constructed.append(threading.current_thread().name)
+            super().__init__()
 
     def interrupted(self: threading.Thread) -> None:
         launched.append(self)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            counters.get_or_start("a")
-    assert "a" not in counters
-    assert counters._table._entries == {}
-    ref = counters.start_new("a")
-    # The thread comes late after all: it finds that it is not wanted and constructs nothing.
-    launched[0].start()
-    join(launched[0])
-    assert actors_of(Counting, counters) == [ref]
+    with AggregateRegistry.start(Witnessed) as registry:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                registry.get_or_start("a")
+        assert "a" not in registry
+        assert registry._table._entries == {}
+        ref = registry.start_new("a")
+        # The thread comes late after all: it finds that it is not wanted and constructs nothing.
+        launched[0].start()
+        join(launched[0])
+        assert actors_of(Witnessed, registry) == [ref]
+        assert len(constructed) == 1
 
 
 @pytest.mark.threads
@@ -1013,6 +1021,9 @@ def test_a_successor_starts_only_after_on_stop_has_returned() -> None:
         assert registry.get("a") is None
         assert not first.is_alive()
         future = registry.proxy().get_or_start("a").get()
+        with AggregateRegistry.start(Counting) as other:  # time enough for it to come too early
+            for key in range(20):
+                other.get_or_start(key)
         assert events == ["start"]
         gate.open()
         assert future.get() is not first

@@ -95,6 +95,16 @@ def test_whoever_has_rung_may_be_set_again() -> None:
     assert rung == 10
 
 
+def test_whoever_was_taken_off_by_halves_does_not_ring() -> None:
+    """A Ctrl-C may come between the two steps."""
+    alarms: Alarms[Ringing] = Alarms()
+    owner, neighbour = Ringing(), Ringing()
+    alarms.set(owner, 0, 1)
+    alarms.set(neighbour, 0, 1)
+    owner.alarm = None
+    assert alarms.ring(math.inf) == [neighbour]
+
+
 def test_those_who_are_due_first_are_returned_first() -> None:
     alarms: Alarms[Ringing] = Alarms()
     for delay in (30, 3, 300, 0.3):

@@ -26,7 +26,7 @@ from pykka_registry import (
     _waits,
 )
 from pykka_registry._admission import Admission
-from pykka_registry._inbox import Inbox
+from pykka_registry._inbox import Inbox, Letter
 from tests.support import (
     PATIENCE,
     Counting,
@@ -477,6 +477,65 @@ def test_whoever_comes_into_line_looks_at_nobody_who_is_known_to_be_busy(
         assert len(looks) <= 2 * 20
         let_go(held)
         assert [answer.get(timeout=PATIENCE) for answer in answers] == [1] * 100
+
+
+def test_while_all_are_busy_an_activation_looks_at_no_more_of_them_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[Inbox] = []
+    is_cold = Inbox.is_cold
+
+    def count(inbox: Inbox) -> bool:
+        looks.append(inbox)
+        return is_cold(inbox)
+
+    def nothing(_admission: Admission) -> None: ...
+
+    monkeypatch.setattr(Admission, "tick", nothing)
+    with AggregateRegistry.start(Counting, max_live=20) as registry:
+        held = hold(registry, *range(20))
+        last: Any = registry.ref("waits").proxy().wait_at(gate := Gate())
+        gates = [(gate, last)]
+        monkeypatch.setattr(Inbox, "is_cold", count)
+        for number in range(20):  # each makes room by its end, for one that is busy at once
+            gate = Gate()
+            done = registry.ref(("new", number)).proxy().wait_at(gate)
+            registry[number].stop(block=False)
+            held.pop(0)[0].open()
+            if number:  # the one before it in line
+                gates[-1][0].wait_until_reached()
+            gates.append((gate, done))
+        assert len(looks) <= 20
+        let_go(gates)
+
+
+def test_one_that_is_visited_before_each_of_two_looks_goes_as_soon_as_it_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not at the next tick, for there is none."""
+    is_cold = Inbox.is_cold
+    handled = threading.Semaphore(0)
+    looks: list[bool] = []
+
+    def visit_first(inbox: Inbox) -> bool:
+        if len(looks) < 2:
+            is_to_say_so = inbox._nudged
+            inbox.accept(Letter(messages.ProxyCall(("run",), (handled.release,), {})))
+            assert handled.acquire(timeout=PATIENCE)
+            # It sleeps again, or has looked up and would tell the table, which is locked now.
+            poll(lambda: inbox._parked is not None or (is_to_say_so and not inbox._nudged))
+        looks.append(is_cold(inbox))
+        return looks[-1]
+
+    def nothing(_admission: Admission) -> None: ...
+
+    monkeypatch.setattr(Admission, "tick", nothing)
+    with AggregateRegistry.start(Counting, max_live=1) as registry:
+        registry.ref("a").call(Counting.add)
+        monkeypatch.setattr(Inbox, "is_cold", visit_first)
+        assert registry.ref("b").submit(Counting.add).get(timeout=PATIENCE) == 1
+        assert looks[:2] == [False, False]
+        assert registry.stats().ends == {EndReason.EVICTED: 1}
 
 
 def test_who_gives_up_takes_nobody_elses_turn_away() -> None:

@@ -20,15 +20,27 @@ if TYPE_CHECKING:
     from pykka_registry._inbox import Mail
 
 
+LONG = 0.1
+"""Seconds; on a slow machine, too, a busy key gets its next message sooner."""
+
+
 @pytest.mark.parametrize("end", get_args(End))
 def test_each_message_has_exactly_one_fate(end: End) -> None:
     """The report also says what was meant to come between and did not."""
     report = run(
-        messages=20_000, senders=4, keys=60, max_live=36, seed=1, relays=True, plain=True, end=end
+        messages=12_000,
+        senders=4,
+        keys=60,
+        max_live=24,
+        seed=1,
+        relays=True,
+        plain=True,
+        end=end,
+        idle=LONG,
     )
     assert report.problems == ()
     fates = report.handled, report.expired, report.reported, report.dead, report.refused
-    assert sum(fates) == report.sent > 8_000
+    assert sum(fates) == report.sent > 5_000
     assert report.stats.ends[EndReason.EVICTED] > 0
     if end != "settle":
         assert report.stats.ends[EndReason.DRAINED] > 0
@@ -36,7 +48,7 @@ def test_each_message_has_exactly_one_fate(end: End) -> None:
 
 
 def test_each_message_that_comes_from_outside_is_sent_and_has_exactly_one_fate() -> None:
-    report = run(messages=10_000, senders=4, keys=60, max_live=36, seed=2)
+    report = run(messages=10_000, senders=4, keys=60, max_live=24, seed=2, idle=LONG)
     assert report.problems == ()
     assert report.sent == 10_000
 

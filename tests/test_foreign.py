@@ -203,13 +203,23 @@ def test_a_key_that_fails_ends_no_sweep(
 ) -> None:
     ref = Foreign.start()
     key = Moody()
+    other = Foreign.start()
     counters.register(key, ref)
+    counters.register("other", other)
     Moody.fails = True
+    ref.stop()
     while "registry 'Counting' could not sweep" not in caplog.text:
         counters.ask("is it alive?")
+    other.stop()
+    while "other" in counters._table.foreign._rows:
+        counters.ask("is it alive?")
+    assert caplog.text.count("could not sweep") == 1  # its end was told, so that is that
+    assert counters.stats().ends == {EndReason.UNKNOWN: 2}
     Moody.fails = False
-    assert counters.unregister(key, ref) is True
-    ref.stop()
+    assert counters.get(key) is None
+    assert counters.unregister(key, ref) is False
+    counters.ref(key).stop()
+    assert counters.get_or_start(key).is_alive()
 
 
 def test_a_refs_own_is_alive_does_not_run_under_a_lock(counters: RegistryRef[Any]) -> None:

@@ -13,7 +13,14 @@ import pykka
 import pytest
 
 from pykka_registry._future import Future
-from tests.support import PATIENCE, Gate, in_threads, join, start_thread, tiny_switch_interval
+from tests.support import (
+    PATIENCE,
+    Gate,
+    in_threads,
+    join,
+    start_thread,
+    tiny_switch_interval,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import inspect
+import itertools
 import linecache
 import sys
 import threading
@@ -23,6 +24,7 @@ import pykka_registry
 from pykka_registry import (
     AggregateMixin,
     AggregateRegistry,
+    EndReason,
     PooledActor,
     RegistryError,
     Undeliverable,
@@ -33,11 +35,20 @@ from pykka_registry import (
 )
 from pykka_registry._entry import State
 from pykka_registry._inbox import is_stop
-from tests.support import PATIENCE, Counting, Gate, join, nothing_remains, poll, start_thread
-from tests.test_passivation import ADD
+from tests.support import (
+    PATIENCE,
+    Counting,
+    Gate,
+    Listener,
+    join,
+    nothing_remains,
+    poll,
+    start_thread,
+)
+from tests.test_passivation import ADD, ends
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from pykka_registry import RegistryRef
@@ -127,6 +138,11 @@ def resting(registry: RegistryRef[Counting]) -> None:
     registry.ref("k").submit(Counting.add)
 
 
+def resting_and_absent(registry: RegistryRef[Counting]) -> None:
+    registry.ref("k").proxy().fail.defer(ValueError("no"))
+    poll(lambda: registry.stats().ends)
+
+
 def quarantined(registry: RegistryRef[Counting]) -> None:
     registry.ref("k").proxy().fail.defer(ValueError("no"))
     poll(lambda: registry.stats().quarantined)
@@ -151,6 +167,9 @@ CALLS: list[
     (other, lambda r: r.ref("k").ask(ADD, timeout=0), {"max_live": 1}),
     (resting, lambda r: r.ref("k").stop(timeout=PATIENCE), {"backoff": (0.02, 0.02)}),
     (resting, lambda r: r.ref("k").ask(ADD, timeout=0), {"backoff": (0.02, 0.02)}),
+    (resting_and_absent, lambda r: r.ref("k").tell(ADD), {"backoff": (0.02, 0.02)}),
+    (resting_and_absent, lambda r: r.ref("k").ask(ADD, timeout=0), {"backoff": (0.02, 0.02)}),
+    (resting_and_absent, lambda r: r.get_or_start("k"), {"backoff": (0.02, 0.02)}),
     (quarantined, lambda r: r.release("k"), {"max_failures": 0, "quarantine": 0.05}),
 ]
 
@@ -195,6 +214,105 @@ def test_a_call_that_is_interrupted_anywhere_leaves_a_registry_that_works(
             error.add_note(f"interrupted at {interrupter.where}")
             raise
     assert at > 10
+
+
+def interrupts() -> Iterator[Interrupter]:
+    """Yield one interrupter after the other, each of a later line, until one has not struck."""
+    for at in itertools.count(1):
+        interrupter = Interrupter(at)
+        yield interrupter
+        if interrupter.where is None:
+            assert at > 10
+            return
+
+
+def tell_numbers(registry: RegistryRef[Counting], numbers: list[int]) -> None:
+    """Let a key rest, and tell it to append five numbers when it does so no longer."""
+    resting_and_absent(registry)
+    for number in range(5):
+        registry.ref("k").proxy().run.defer(numbers.append, number)
+
+
+def test_a_purge_of_expired_letters_that_is_interrupted_loses_and_reorders_none() -> None:
+    for interrupter in interrupts():
+        numbers: list[int] = []
+        with AggregateRegistry.start(Counting, backoff=(0.02, 0.02)) as registry:
+            resting_and_absent(registry)
+            address = registry.ref("k")
+            for number in range(5):
+                address.proxy().run.defer(numbers.append, number)
+                with contextlib.suppress(pykka.Timeout):
+                    address.ask(ADD, timeout=0)
+            # With one more, most letters in the queue will have expired.
+            interrupter.run(lambda: address.ask(ADD, timeout=0))  # noqa: B023  # over by then
+            registry._table.tick()
+            check(registry._table)
+            poll(lambda: len(numbers) == 5)  # noqa: B023  # the same
+        assert numbers == list(range(5)), interrupter.where
+
+
+def test_letters_that_are_given_up_while_an_interrupt_comes_have_their_fate() -> None:
+    """One of them may be reported twice, but none is lost, and none handled that is reported."""
+    for interrupter in interrupts():
+        numbers: list[int] = []
+        with AggregateRegistry.start(Counting, backoff=(0.02, 0.02)) as registry:
+            tell_numbers(registry, numbers)
+            address = registry.ref("k")
+            asked = address.submit(Counting.add)
+            interrupter.run(lambda: address.stop(timeout=PATIENCE))  # noqa: B023  # over by then
+            registry._table.tick()
+            check(registry._table)
+            with contextlib.suppress(RegistryError):
+                asked.get(timeout=PATIENCE)
+            registry.ref("k").call(Counting.add)
+            dead = [letter.message.args[1] for letter in registry.dead_letters]
+            assert len(dead) <= sum(registry.stats().dead_letters.values()) <= 6
+        assert sorted({*numbers, *dead}) == list(range(5)), interrupter.where
+        assert len(numbers) + len(dead) <= 6, interrupter.where
+        assert not {*numbers} & {*dead}, interrupter.where
+
+
+def test_keys_that_are_good_stay_when_a_bad_one_goes_and_an_interrupt_comes() -> None:
+    for interrupter in interrupts():
+        key = BadKey()
+        registry = AggregateRegistry.start(Counting)
+        refs = [registry.get_or_start(number) for number in range(4)]
+        bad = registry.get_or_start(key)
+        key.is_bad = True
+        interrupter.run(bad.actor_stopped.set)
+        bad.stop()
+        registry._table.tick()
+        assert [registry.get_or_start(number) for number in range(4)] == refs, interrupter.where
+        join(start_thread(lambda: registry.drain(timeout=2 * PATIENCE)))  # noqa: B023  # over
+        assert not any(ref.is_alive() for ref in refs)
+
+
+class BadKey:
+    """Raises when it is hashed, once it is told to."""
+
+    is_bad = False
+
+    def __hash__(self) -> int:
+        if self.is_bad:
+            raise ValueError("no")
+        return 1
+
+
+def test_an_end_of_a_foreign_actor_is_told_though_an_interrupt_comes() -> None:
+    foreign = Listener.start()
+    for interrupter in interrupts():
+        listener = Listener.start()
+        with AggregateRegistry.start(Counting) as registry:
+            registry.subscribe(listener)
+            registry.register("f", foreign)
+            interrupter.run(lambda: registry.unregister("f", foreign))  # over by then
+            registry.unregister("f", foreign)
+            assert registry.get("f") is None
+            told = ends(listener, 1)
+            assert {(end.key, end.reason) for end in told} == {("f", EndReason.UNREGISTERED)}
+            assert 1 <= registry.stats().ends[EndReason.UNREGISTERED] <= 2
+        listener.stop()
+    foreign.stop()
 
 
 class SlowToStop(Counting):

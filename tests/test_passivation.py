@@ -803,3 +803,17 @@ def test_retirements_and_stops_at_once_end_each_incarnation_once(
     assert [event.incarnation for event in told] == sorted({event.incarnation for event in told})
     assert len(told) == rounds
     assert {event.reason for event in told} <= {EndReason.STOPPED, EndReason.OWN_WORD}
+
+
+def test_one_that_had_a_message_after_it_was_found_idle_stays() -> None:
+    """It may come between the look how long nothing has come and the request to go."""
+    with AggregateRegistry.start(Counting, idle=1000) as registry:
+        ref = registry.get_or_start("a")
+        incarnation = registry._table._entries["a"].incarnation
+        assert incarnation is not None
+        with registry._table._lock:
+            incarnation.asked = EndReason.IDLE
+            incarnation.inbox.nudge()
+        poll(lambda: incarnation.asked is None)
+        assert registry.ref("a").call(Counting.add) == 1
+        assert registry.get("a") is ref

@@ -266,6 +266,22 @@ def test_what_was_inserted_again_is_the_newest() -> None:
     assert [evict(sieve) for _ in range(3)] == ["b", "c", "a"]
 
 
+def test_a_sieve_is_made_anew_of_nodes_that_are_half_in_another() -> None:
+    sieve, nodes = sieve_of("abc")
+    del (
+        nodes["a"]._older,
+        nodes["b"]._sieve,
+        nodes["c"]._newer,
+        nodes["c"]._older,
+        nodes["c"]._sieve,
+    )
+    again: Sieve[Kept] = Sieve()
+    again.refill(nodes[name] for name in "cab")
+    assert len(again) == 3
+    assert [evict(again) for _ in range(4)] == ["c", "a", "b", None]
+    assert nodes["a"] not in sieve
+
+
 def test_what_was_removed_holds_nothing() -> None:
     """A row that somebody keeps must not keep its former neighbours, nor the table."""
     sieve, nodes = sieve_of("abc")

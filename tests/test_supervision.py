@@ -744,6 +744,7 @@ def test_who_gives_up_on_a_key_that_rests_is_told_why() -> None:
         text = f"{late}; it rests after a failure; the cause: {cause!r}"
         assert str(raised.value) == text.replace("'a'", "'b'")
         assert raised.value.__cause__ is cause
+        assert address.stop() is False  # else the registry waits until it has rested
 
 
 def test_a_quarantined_key_refuses_everything_at_once_with_the_last_cause() -> None:
@@ -1443,3 +1444,28 @@ def test_many_threads_that_let_many_keys_fail_never_let_two_of_a_key_live() -> N
         assert stats.dead_letters == {}
         assert sum(isinstance(note, ValueError) for note in Troubled.notes) == 200
         assert sum(isinstance(note, int) for note in Troubled.notes) == 200
+
+
+def test_what_others_wait_in_is_not_closed_with_the_frames_of_a_failure() -> None:
+    """A generator that has caught an exception may go on, though a handler fails of it later."""
+    kept: list[Exception] = []
+
+    def pool() -> Iterator[int]:
+        for number in itertools.count():
+            try:
+                raise ConnectionError("the database is down")  # noqa: TRY301
+            except ConnectionError as error:
+                kept.append(error)
+            yield number
+
+    class Unlucky(Counting):
+        def on_receive(self, message: Any) -> None:
+            raise OSError("no") from kept[0]
+
+    numbers = pool()
+    assert next(numbers) == 0
+    with AggregateRegistry.start(Unlucky, max_failures=0, quarantine=None) as registry:
+        registry.ref("a").tell("x")
+        poll(lambda: registry.stats().quarantined)
+        poll(lambda: registry.stats().live == 0)
+    assert next(numbers) == 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 
-from pykka_registry import RegistryStopped
+from pykka_registry import RegistryStopped, Undeliverable
 from pykka_registry._entry import AFTER, Blueprint, Entry, Incarnation, State
+from pykka_registry._future import Future
+from pykka_registry._inbox import Letter
 from pykka_registry._policy import Policy
 from pykka_registry._table import Table
 from tests.support import Counting
@@ -50,3 +53,14 @@ def test_a_table_that_has_no_registry_yet_drains_for_nobody() -> None:
     table = a_table()
     table.close("closed", 0)
     assert table.retire()
+
+
+def test_one_that_is_out_already_is_cut_off_from_who_waits_for_it() -> None:
+    table = a_table()
+    entry, future = Entry("a", table), Future[int]()
+    table._queue(entry, Letter("x", future))
+    table._change(functools.partial(table._cut_off, entry, ValueError("no")))
+    with pytest.raises(Undeliverable, match="cannot be hashed or compared any more"):
+        future.get(timeout=0)
+    assert entry.state is State.ABSENT
+    assert table._queued == 0

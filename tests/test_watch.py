@@ -13,6 +13,7 @@ import pytest
 from pykka import messages
 
 from pykka_registry import (
+    AggregateMixin,
     AggregateRef,
     AggregateRegistry,
     DeadLetter,
@@ -936,3 +937,36 @@ def test_who_waits_by_message_and_gives_up_is_forgotten_with_the_registry() -> N
     assert nothing_remains(registry)
     with pytest.raises(RegistryStopped):
         future.get(timeout=0)
+
+
+class WaitsFor(AggregateMixin, pykka.ThreadingActor):
+    """Waits for "b" if it is "a", and starts "a" if it is "b"."""
+
+    def on_start(self) -> None:
+        registry = self.registry
+        if self.key == "a":
+            registry.wait_for("b")
+        elif self.key == "b":
+            registry.get_or_start("a")
+
+
+def test_who_waits_for_a_key_that_was_absent_waits_for_whoever_comes_there() -> None:
+    with AggregateRegistry.start(WaitsFor) as registry:
+        first = registry.proxy().get_or_start("a").get()
+        poll(lambda: registry._table._watchers)
+        with pytest.raises(WaitCycle, match=r"'a'"):
+            registry.get_or_start("b", timeout=PATIENCE)
+        registry.start_new("c")
+        # The next one starts nobody, so the first has what it waits for.
+        WaitsFor.on_start = WaitsFor.on_stop  # type: ignore[method-assign]
+        assert registry.get_or_start("b").is_alive()
+        assert first.get(timeout=PATIENCE).is_alive()
+
+
+def test_watchers_who_have_gone_are_looked_for_though_a_count_was_cut_short() -> None:
+    with AggregateRegistry.start(Counting) as registry:
+        table = registry._table
+        table._watchers_purge_in = -5
+        for number in range(200):
+            table.watch(number)
+        assert len(table._watchers) < 200

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eventsourcing import postgres
-from eventsourcing.persistence import NotSupportedError
+from eventsourcing.persistence import NotSupportedError, PersistenceError
 from psycopg.sql import SQL, Identifier
 
 from pykka_registry.eventsourcing import _fence
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from psycopg.rows import DictRow
 
 __all__ = ["Factory", "FencedPostgresApplicationRecorder", "FencedPostgresProcessRecorder"]
+
+
+_RACES = ("already exists", "duplicate key", "concurrently updated")
+"""What PostgreSQL says to the one that comes second, whatever it was told to do if it does."""
+
+_TRIES = 20
+"""How often one tries to create the tables. Each time somebody else has got on, so as many
+processes can start at once."""
 
 
 class FencedPostgresApplicationRecorder(
@@ -65,6 +73,17 @@ class FencedPostgresApplicationRecorder(
             "INSERT INTO {} AS t VALUES (%s, 1) "
             "ON CONFLICT (owner) DO UPDATE SET epoch = t.epoch + 1 RETURNING epoch"
         ).format(table)
+
+    def create_table(self) -> None:
+        """Create the tables, and what else there is none of; others may do so at the same time."""
+        for left in reversed(range(_TRIES)):
+            try:
+                super().create_table()
+            except PersistenceError as error:
+                if not left or not any(race in str(error) for race in _RACES):
+                    raise
+            else:
+                return
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any

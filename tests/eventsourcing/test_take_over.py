@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from eventsourcing.persistence import PersistenceError
 
 from pykka_registry.eventsourcing import claim
 from tests.eventsourcing.owner import ENOUGH, NAME, THREADS
+from tests.eventsourcing.support import Caller
 from tests.support import PATIENCE
 
 if TYPE_CHECKING:
@@ -99,3 +102,24 @@ def test_nothing_of_the_old_owner_is_stored_once_the_new_one_has_loaded(
         assert earlier <= later, f"event {id_} is of an owner that had been replaced"
     for id_, epoch in epochs:
         assert loaded[epoch] < id_ <= loaded.get(epoch + 1, id_), (id_, epoch)
+
+
+def test_many_may_start_at_once_on_a_new_database(postgres: Store) -> None:
+    start = threading.Barrier(6)
+
+    def open_it() -> None:
+        for _ in range(5):
+            start.wait(PATIENCE)
+            with postgres.recorder():
+                pass
+
+    callers = [Caller(open_it) for _ in range(start.parties)]
+    assert [caller.result for caller in callers] == [None] * start.parties
+
+
+def test_what_else_is_wrong_with_the_tables_is_raised(postgres: Store) -> None:
+    with postgres.recorder() as recorder:
+        database: Any = recorder
+    with pytest.raises(PersistenceError) as raised:
+        database.create_table()
+    assert "pool" in str(raised.value)
