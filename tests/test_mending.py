@@ -12,7 +12,7 @@ import itertools
 import linecache
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ import pykka_registry
 from pykka_registry import (
     AggregateMixin,
     AggregateRegistry,
+    DeadLetterReason,
     EndReason,
     PooledActor,
     RegistryError,
@@ -34,7 +35,8 @@ from pykka_registry import (
     _waits,
 )
 from pykka_registry._entry import State
-from pykka_registry._inbox import is_stop
+from pykka_registry._future import Future
+from pykka_registry._inbox import Letter, is_stop, stop_letter
 from tests.support import (
     PATIENCE,
     Counting,
@@ -374,6 +376,55 @@ def test_all_that_follows_from_the_rows_is_made_anew(*, closed: bool) -> None:
         assert [letter.get(timeout=PATIENCE) for letter in letters] == [1, True, 1]
         poll(lambda: not registry.stats().quarantined)
     join(start_thread(lambda: registry.drain(timeout=2 * PATIENCE)))
+    assert nothing_remains(registry)
+
+
+def test_what_a_quarantined_key_still_has_in_its_queue_is_reported() -> None:
+    """An interrupt came between the two."""
+    gate = Gate()
+    registry = AggregateRegistry.start(
+        SlowToStop, args=(gate,), max_failures=0, quarantine=None, stop_timeout=0.05
+    )
+    table = registry._table
+    registry.ref("failed").proxy().fail.defer(ValueError("no"))
+    registry.get_or_start("stopping").stop(block=False)
+    gate.wait_until_reached()
+    poll(lambda: registry.stats().quarantined == 2)
+    with table._lock:
+        for entry in table._all_entries():
+            entry.queue = deque([Letter("told"), stop_letter(Future())])
+        table._is_torn = True
+    table.tick()
+    check(table)
+    assert registry.stats().queued == 0
+    assert registry.stats().dead_letters == {
+        DeadLetterReason.QUARANTINED: 1,
+        DeadLetterReason.ABANDONED: 1,
+    }
+    gate.open()
+    registry.drain()
+    poll(lambda: nothing_remains(registry))
+
+
+def test_what_was_lost_stays_lost_after_an_interrupt() -> None:
+    key, gate = BadKey(), Gate()
+    registry = AggregateRegistry.start(Counting)
+    table = registry._table
+    good = registry.get_or_start("good")
+    bad = registry.get_or_start(key)
+    bad.proxy().wait_at(gate)
+    gate.wait_until_reached()
+    with table._lock:
+        (entry,) = [entry for entry in table._all_entries() if entry.key is key]
+        table._lost = {entry: ValueError("no")}  # and it is not out of the others yet
+        table._is_torn = True
+    table.tick()
+    assert list(table._entries) == ["good"]
+    assert registry.get("good") is good
+    assert registry.get(key) is None
+    gate.open()
+    join(start_thread(lambda: registry.drain(timeout=2 * PATIENCE)))
+    assert not bad.is_alive()
     assert nothing_remains(registry)
 
 

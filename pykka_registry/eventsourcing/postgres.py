@@ -76,14 +76,15 @@ class FencedPostgresApplicationRecorder(
 
     def create_table(self) -> None:
         """Create the tables, and what else there is none of; others may do so at the same time."""
-        for left in reversed(range(_TRIES)):
+        left = _TRIES
+        while left:
+            left -= 1
             try:
                 super().create_table()
+                left = 0
             except PersistenceError as error:
                 if not left or not any(race in str(error) for race in _RACES):
                     raise
-            else:
-                return
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
