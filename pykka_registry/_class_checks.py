@@ -110,10 +110,9 @@ def check_startable(cls: type[pykka.Actor]) -> None:
 
 def constructor_after(cls: type[pykka.Actor], mixin: type[Any]) -> Any:
     """Return the constructor that comes after the mixin's, if it is not a runtime's or Pykka's."""
-    for base in cls.__mro__[cls.__mro__.index(mixin) + 1 :]:
-        if "__init__" in vars(base):
-            return None if base in {PooledActor, pykka.Actor} else vars(base)["__init__"]
-    return None  # pragma: no cover  # Pykka's own is there
+    after = cls.__mro__[cls.__mro__.index(mixin) + 1 :]
+    owner = next(base for base in after if "__init__" in vars(base))  # at last it is Pykka's
+    return None if owner in {PooledActor, pykka.Actor} else vars(owner)["__init__"]
 
 
 def check_arguments(

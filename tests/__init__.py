@@ -1,24 +1,30 @@
-"""The tests."""
+"""The tests, and what lets them fork while coverage is measured."""
+
+from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Any
 
 
-def _let_coverage_fork() -> None:
-    """Keep coverage's own lock out of a fork: one that another thread holds then hangs the child.
+def _fork_without_the_lock_of_coverage() -> None:
+    """Have who forks hold it: a child may else find it held by a thread that it does not have.
 
-    What is registered first runs last before a fork, and first after it: before the package's own
-    hooks, which are measured.
+    The package does something at a fork itself, which is measured: so who holds it may take it once
+    more.
     """
-    coverage: Any = sys.modules.get("coverage")
-    running = None if coverage is None else coverage.Coverage.current()
-    lock = getattr(getattr(running, "_collector", None), "data_lock", None)
-    if lock is not None and "pykka_registry" not in sys.modules:
-        os.register_at_fork(
-            before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
-        )
+    if "coverage" in sys.modules:
+        import coverage  # noqa: PLC0415  # if it runs
+
+        collector: Any = getattr(coverage.Coverage.current(), "_collector", None)
+        if collector is not None:
+            collector.data_lock = threading.RLock()
+            os.register_at_fork(
+                before=collector.lock_data,
+                after_in_parent=collector.unlock_data,
+                after_in_child=collector.unlock_data,
+            )
 
 
-if hasattr(os, "register_at_fork"):
-    _let_coverage_fork()
+_fork_without_the_lock_of_coverage()

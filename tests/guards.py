@@ -635,7 +635,7 @@ GUARDS = [
         "_inbox.py",
         "            if self._is_submitted:\n                return False\n",
         "",
-        "tests/test_turns.py -k told_once tests/test_turns.py",
+        "tests/test_pooled.py -k waits_in_its_pool_once",
     ),
     Guard(
         "one batch goes by, and others get theirs",
@@ -891,6 +891,20 @@ GUARDS = [
         " or (asked is EndReason.IDLE and _is_idle(incarnation)):\n",
         " or asked is EndReason.IDLE:\n",
         "tests/test_passivation.py -k found_idle",
+    ),
+    Guard(
+        "the constructor of a base is run",
+        "_aggregate.py",
+        "        elif self._pykka_registry_has_base:\n            super().__init__(*args, **kwargs)\n",
+        "",
+        "tests/test_registry.py -k not_swallowed",
+    ),
+    Guard(
+        "the arguments of a base's constructor are checked",
+        "_class_checks.py",
+        "        signature = inspect.signature(init or mixin.__init__)\n",
+        "        signature = inspect.signature(mixin.__init__)\n",
+        "tests/test_registry.py -k not_swallowed",
     ),
     Guard(
         "a conflict in a batch fails only its own save",
