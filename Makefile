@@ -68,6 +68,7 @@ bench: .venv/bench
 	$(PY) benchmarks/lookup.py
 	$(PY) benchmarks/eviction.py --plot docs/eviction.svg
 	$(PY) benchmarks/group_commit.py
+	$(PY) -m benchmarks.live_aggregates
 	$(PY) -m tests.conservation
 	$(PY) -m benchmarks.soak --seconds 60
 	$(PY) -m benchmarks.runtime --plot docs/throughput.svg

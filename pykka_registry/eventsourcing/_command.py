@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
@@ -87,6 +88,12 @@ class Command:
     terms: Terms = field(default_factory=Terms)
 
 
+@functools.lru_cache(maxsize=1_000)
+def _is_method(name: str, cls: Any) -> bool:
+    # To get one of the library's commands from its class takes longer than to send it.
+    return name.isidentifier() and callable(class_attribute(cls, name))
+
+
 def name_of(method: object, cls: type[Any]) -> str:
     """Return the name of a method of a class; by it an override is found.
 
@@ -97,12 +104,7 @@ def name_of(method: object, cls: type[Any]) -> str:
     if isinstance(getattr(method, "__self__", None), BaseAggregate):
         message = f"{name} is bound to one object: pass {cls.__name__}.{name}, from the class"
         raise TypeError(message)
-    if not (
-        callable(method)
-        and isinstance(name, str)
-        and name.isidentifier()
-        and callable(class_attribute(cls, name))
-    ):
+    if not (callable(method) and isinstance(name, str) and _is_method(name, cls)):
         message = (
             f"{method!r} is no method of {cls.__name__}: pass one, like {cls.__name__}.deposit; "
             "to look at the aggregate use query(lambda aggregate: ...)"

@@ -45,7 +45,7 @@ class Retirement:
             events: Its new events.
             now: What holds so far, which stays if nothing speaks against it.
         """
-        for event in reversed(events):
+        for event in reversed(events) if self._on else ():
             for cls in type(event).__mro__:  # of a class and its bases, the nearest rule
                 if cls in self._on:
                     return self._on[cls]
