@@ -87,6 +87,11 @@ class Command:
 
     terms: Terms = field(default_factory=Terms)
 
+    @property
+    def may_share(self) -> bool:
+        """Whether it may be stored together with others, because it insists on nothing."""
+        return self.stores and not self.must_be_new and self.terms.expected_version is None
+
 
 @functools.lru_cache(maxsize=1_000)
 def _is_method(name: str, cls: Any) -> bool:
@@ -101,10 +106,11 @@ def name_of(method: object, cls: type[Any]) -> str:
         TypeError: if this is no method of the class.
     """
     name = getattr(method, "__name__", None)
+    hashable: Any = cls
     if isinstance(getattr(method, "__self__", None), BaseAggregate):
         message = f"{name} is bound to one object: pass {cls.__name__}.{name}, from the class"
         raise TypeError(message)
-    if not (callable(method) and isinstance(name, str) and _is_method(name, cls)):
+    if not (callable(method) and isinstance(name, str) and _is_method(name, hashable)):
         message = (
             f"{method!r} is no method of {cls.__name__}: pass one, like {cls.__name__}.deposit; "
             "to look at the aggregate use query(lambda aggregate: ...)"

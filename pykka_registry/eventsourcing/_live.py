@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import time
 from dataclasses import replace
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,12 +22,13 @@ from eventsourcing.application import Application
 from eventsourcing.domain import BaseAggregate
 
 from pykka_registry._checks import check_count
+from pykka_registry._future import Future
 from pykka_registry._registry import AggregateRegistry
 from pykka_registry.eventsourcing._command import Command, Decision, Options, Terms, name_of
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
 from pykka_registry.eventsourcing._snapshots import Snapshots
-from pykka_registry.eventsourcing._turn import LiveActor, Setup
+from pykka_registry.eventsourcing._turn import LiveActor, Pending, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -231,7 +234,7 @@ class LiveAggregates(Generic[A]):
             must_be_new=must_be_new,
             terms=self._terms,
         )
-        return self.using(command_id=None, expected_version=None).ref(ref._ask(command))
+        return self.using(command_id=None, expected_version=None).ref(ref._ask(command).result)
 
     def receipt(self, command_id: UUID | str) -> ReceiptBase[Any] | None:
         """Read the receipt of a command; `None` if the command is not done.
@@ -360,20 +363,25 @@ class LiveRef(Generic[A]):
             Exception: What the method has raised, or the store; nothing is stored then. Or what
                 `AggregateRef.ask` raises.
         """
-        return cast("R", self._ask(self._command(method, args, kwargs)))
+        return cast("R", self._ask(self._command(method, args, kwargs)).result)
 
     def submit(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> pykka.Future[R]:
         """Do what `call` does, but return a future of the result, which has the errors, too."""
+        answer: Future[R] = Future()
+        answer.patience = self._terms.timeout
         command = self._command(method, args, kwargs)
-        return cast("pykka.Future[R]", self._ref.submit(LiveActor.answer, command))
+        reply = cast("Future[Any]", self._ref.submit(LiveActor.execute, command))
+        answer.target = reply.target
+        reply.add_done_callback(partial(_hand_on, answer))
+        return answer
 
     def execute(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> Decision[R]:
         """Do what `call` does, but return all of the decision: result, version and events."""
-        return self._ref.call(LiveActor.execute, self._command(method, args, kwargs))
+        return cast("Decision[R]", self._ask(self._command(method, args, kwargs)))
 
     def validate(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
@@ -401,7 +409,7 @@ class LiveRef(Generic[A]):
             message = "a query stores nothing, and no receipt either: ask without a command_id"
             raise TypeError(message)
         command = Command("query", function, stores=False, terms=self._terms)
-        return cast("R", self._ask(command))
+        return cast("R", self._ask(command).result)
 
     @overload
     def stop(self, *, block: Literal[True] = True, timeout: float | None = None) -> bool: ...
@@ -427,5 +435,25 @@ class LiveRef(Generic[A]):
         run = operator.methodcaller(name, *args, **kwargs)
         return Command(name, run, (args, kwargs), self._new, terms=self._terms)
 
-    def _ask(self, command: Command) -> Any:
-        return self._ref.call(LiveActor.answer, command)
+    def _ask(self, command: Command) -> Decision[Any]:
+        timeout = self._terms.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        reply = self._ref.call(LiveActor.execute, command)
+        if isinstance(reply, Pending):
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            decision: Decision[Any] = reply.get(timeout=left)
+            return decision
+        return reply
+
+
+def _hand_on(answer: Future[Any], reply: Future[Any]) -> None:
+    """Resolve a future of a result with one of a decision, or of a decision to come."""
+    try:
+        decision: Decision[Any] | Pending = reply.get()
+    except BaseException as error:  # noqa: BLE001  # it is the answer
+        answer.fail(error)
+        return
+    if isinstance(decision, Pending):
+        decision.add_done_callback(partial(_hand_on, answer))
+    else:
+        answer.give(decision.result)

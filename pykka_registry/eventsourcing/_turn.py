@@ -3,6 +3,9 @@
 It loads the aggregate with its first command, decides, stores, and only then answers. The object in
 memory is a copy of what is stored. So after any exception it is thrown away, for nobody knows what
 it holds then, and the next command loads it again.
+
+While other commands wait in the inbox they are decided one after the other, and stored together:
+a batch. Until it is stored nobody has an answer, and nothing but commands sees what it has decided.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from eventsourcing.persistence import (
 )
 
 from pykka_registry._aggregate import AggregateMixin
+from pykka_registry._future import Future
 from pykka_registry._log import log
 from pykka_registry._pooled import PooledActor
 from pykka_registry.eventsourcing._command import Command, Decision
@@ -44,10 +48,13 @@ if TYPE_CHECKING:
     from pykka_registry.eventsourcing._retirement import Retirement
     from pykka_registry.eventsourcing._snapshots import Snapshots
 
-__all__ = ["LiveActor", "Setup"]
+__all__ = ["LiveActor", "Pending", "Setup"]
 
 _NOT_STORED = (DataError, NotSupportedError, ProgrammingError, Fenced)
 """Errors that mean: the store has looked at it, and nothing of it was stored."""
+
+_MOST_IN_BATCH = 100
+"""Commands that are stored together, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,24 @@ class Setup:
 
 class _TakeSnapshot:
     """Tells an actor to take one, once those who wait for its answers have them."""
+
+
+class _Flush:
+    """Tells an actor to store its batch, even if nobody comes whom it has waited for."""
+
+
+class Pending(Future[Decision[Any]]):
+    """What a command is answered with that is stored later, together with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A command in a batch."""
+
+    command: Command
+    decision: Decision[Any]
+    events: list[DomainEventProtocol[Any]]
+    answer: Pending
 
 
 class LiveActor(AggregateMixin, PooledActor):
@@ -83,13 +108,82 @@ class LiveActor(AggregateMixin, PooledActor):
         """After how many seconds it is passivated, as things are."""
         self._is_leaving = False
         """Whether it is to go, because there is no aggregate."""
+        self._batch: list[_Decided] = []
 
-    def answer(self, command: Command) -> Any:
-        """Carry out a command, and return what its method has returned."""
-        return self.execute(command).result
+    def execute(self, command: Command) -> Decision[Any] | Pending:
+        """Carry out a command: when this returns it is stored, or it will be when that is done."""
+        others_wait = not self.actor_inbox.empty()
+        if not (others_wait or self._batch) or not command.may_share:
+            self._flush()
+            return self._execute_alone(command)
+        try:
+            aggregate, _ = self._load_or_make(command)
+            decision = self._decide(command, aggregate)
+            events = self._to_store(command, decision)
+        except Exception:  # noqa: BLE001  # it comes again, when nobody else depends on it
+            self._flush()
+            self._aggregate = None
+            return self._execute_alone(command)
+        except BaseException:
+            self._flush()
+            self._aggregate = None
+            raise
+        self._aggregate = aggregate
+        answer = Pending()
+        answer.target = self._pykka_registry_entry("registry")
+        self._batch.append(_Decided(command, decision, events, answer))
+        if not others_wait or len(self._batch) == _MOST_IN_BATCH:
+            self._flush()
+        elif len(self._batch) == 1:
+            # The one that waits may give up, and then nobody comes.
+            self.actor_ref.tell(_Flush())
+        return answer
 
-    def execute(self, command: Command) -> Decision[Any]:
-        """Carry out a command: when this returns it is stored."""
+    def on_stop(self) -> None:
+        """Store what is decided."""
+        self._flush()
+
+    def on_failure(self, *_error: object) -> None:
+        """Store what is decided."""
+        self._flush()
+
+    def _flush(self) -> None:
+        """Store the batch, and answer; or each of its commands alone, if that is not to be."""
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        try:
+            if not self._store_batch(batch):
+                for decided in batch:
+                    try:
+                        decided.answer.give(self._execute_alone(decided.command))
+                    except Exception as error:  # noqa: BLE001  # it goes to its caller
+                        decided.answer.fail(error)
+        finally:
+            for decided in batch:
+                decided.answer.fail(OutcomeUnknown())  # an interrupt; who has an answer keeps it
+
+    def _store_batch(self, batch: Sequence[_Decided]) -> bool:
+        """Store a batch, and answer; false if each of its commands is to be carried out alone."""
+        aggregate, self._aggregate = self._aggregate, None
+        events = [event for decided in batch for event in decided.events]
+        try:
+            if events and not self._save(events):
+                return False
+        except OutcomeUnknown as error:
+            for decided in batch:
+                decided.answer.fail(_unknown(error))
+            return True
+        except Exception:  # noqa: BLE001  # nothing is stored, perhaps because of one of them
+            return False
+        self._aggregate = aggregate
+        made = [event for decided in batch for event in decided.decision.events]
+        self._look_ahead(aggregate, made)
+        for decided in batch:
+            decided.answer.give(decided.decision)
+        return True
+
+    def _execute_alone(self, command: Command) -> Decision[Any]:
         try:
             return self._execute(command)
         except BaseException:
@@ -98,6 +192,7 @@ class LiveActor(AggregateMixin, PooledActor):
 
     def validate(self, command: Command) -> Decision[Any]:
         """Carry out a command on a copy."""
+        self._flush()
         first = self._receipts.find(command.terms.command_id)
         if first is not None:
             return self._receipts.repeat(first, command, self.key)
@@ -110,7 +205,8 @@ class LiveActor(AggregateMixin, PooledActor):
         return self._decide(command, copy.deepcopy(aggregate))
 
     def on_receive(self, message: object) -> None:
-        """Take a snapshot."""
+        """Store the batch, and take a snapshot if it says so."""
+        self._flush()
         if isinstance(message, _TakeSnapshot) and self._aggregate is not None:
             self._snapshots.take(self._aggregate)
 
@@ -196,13 +292,18 @@ class LiveActor(AggregateMixin, PooledActor):
         self, command: Command, decision: Decision[Any]
     ) -> tuple[bool, ReceiptBase[Any] | None]:
         """Store what was decided; if that is not to be, return the receipt that is in its way."""
-        command_id = command.terms.command_id
-        events: list[DomainEventProtocol[Any]] = [*decision.events]
-        if command_id is not None:
-            events.append(self._receipts.of_answer(command, self.key, decision))
+        events = self._to_store(command, decision)
         if not events or self._save(events):
             return True, None
-        return False, self._receipts.find(command_id)
+        return False, self._receipts.find(command.terms.command_id)
+
+    def _to_store(
+        self, command: Command, decision: Decision[Any]
+    ) -> list[DomainEventProtocol[Any]]:
+        events: list[DomainEventProtocol[Any]] = [*decision.events]
+        if command.terms.command_id is not None:
+            events.append(self._receipts.of_answer(command, self.key, decision))
+        return events
 
     def _save(self, events: Sequence[DomainEventProtocol[Any]]) -> bool:
         """Store events, and tell whether they are stored; if not, others are at their versions.
@@ -250,6 +351,13 @@ class LiveActor(AggregateMixin, PooledActor):
         """Go, as soon as nothing waits: there is no aggregate, or it cannot be loaded."""
         self.passivate(0)
         self._is_leaving = True
+
+
+def _unknown(error: OutcomeUnknown) -> OutcomeUnknown:
+    """Return one like it: two threads must not raise the same."""
+    another = OutcomeUnknown()
+    another.__cause__ = error.__cause__
+    return another
 
 
 _NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
