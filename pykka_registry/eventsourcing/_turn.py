@@ -132,12 +132,18 @@ class LiveActor(AggregateMixin, PooledActor):
         answer = Pending()
         answer.target = self._pykka_registry_entry("registry")
         self._batch.append(_Decided(command, decision, events, answer))
-        if not others_wait or len(self._batch) == _MOST_IN_BATCH:
+        count = len(self._batch)
+        if not others_wait or count == _MOST_IN_BATCH or (count == 1 and not self._remind()):
             self._flush()
-        elif len(self._batch) == 1:
-            # The one that waits may give up, and then nobody comes.
-            self.actor_ref.tell(_Flush())
         return answer
+
+    def _remind(self) -> bool:
+        """Have the batch stored in any case: those that wait may give up, and then nobody comes."""
+        try:
+            self.actor_ref.tell(_Flush())
+        except pykka.ActorDeadError:  # pragma: no cover  # it is about to end
+            return False
+        return True
 
     def on_stop(self) -> None:
         """Store what is decided."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import pykka
 import pytest
 from eventsourcing.persistence import OperationalError
 
@@ -28,8 +29,6 @@ from tests.support import Gate, poll
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-
-    import pykka
 
     from pykka_registry.eventsourcing import LiveRef
     from tests.eventsourcing.support import Store
@@ -274,3 +273,15 @@ def test_one_that_fails_has_stored_what_it_has_decided(
     held.go_on()
     assert results(futures) == [1, 2, 3]
     assert held.insertions.sizes == [2, 1]
+
+
+def test_those_that_give_up_leave_nobody_waiting(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    held = Held(bank, accounts)
+    futures = held.deposit(1)
+    with pytest.raises(pykka.Timeout):
+        held.account.using(timeout=0.01).call(Account.deposit, ONE)
+    held.go_on()
+    assert results(futures) == [1]
+    assert held.account.query(balance) == 1
