@@ -64,7 +64,7 @@ class Held:
 
     def go_on(self) -> None:
         self._gate.open()
-        self._busy.get()
+        self._busy.get(timeout=60)  # with a timeout: this thread runs no actor
 
 
 def results(futures: list[pykka.Future[Any]]) -> list[object]:
@@ -202,6 +202,7 @@ def test_an_interrupt_while_they_are_stored_leaves_nobody_waiting(
     held.go_on()
     assert set(results(futures)) <= {OutcomeUnknown, Undeliverable}
     assert stored(bank).balance == 0
+    poll(lambda: not accounts.registry.is_alive())  # as Pykka does, it stops everybody
 
 
 def test_an_interrupt_in_a_method_leaves_nobody_waiting(
@@ -216,6 +217,7 @@ def test_an_interrupt_in_a_method_leaves_nobody_waiting(
     held.go_on()
     assert results(futures)[:2] == [1, 2]
     assert stored(bank).balance >= 2
+    poll(lambda: not accounts.registry.is_alive())  # as Pykka does, it stops everybody
 
 
 def test_those_that_are_decided_are_stored_when_it_stops(
