@@ -48,15 +48,20 @@ class Order:
 
     def send(self, accounts: LiveAggregates[Account]) -> str:
         """Carry it out, whatever the store does; return the answer."""
-        account = accounts.ref(Account.create_id(self.owner)).using(command_id=self.id)
-        method = Account.deposit if self.is_deposit else Account.withdraw
         while True:
             try:
-                return str(account.call(method, self.amount))
-            except Overdrawn as refusal:
-                return f"refused: {refusal.args[1]}"
+                return self.send_once(accounts)
             except PersistenceError:
                 continue
+
+    def send_once(self, accounts: LiveAggregates[Account]) -> str:
+        """Carry it out, or fail as the store does."""
+        account = accounts.ref(Account.create_id(self.owner)).using(command_id=self.id)
+        method = Account.deposit if self.is_deposit else Account.withdraw
+        try:
+            return str(account.call(method, self.amount))
+        except Overdrawn as refusal:
+            return f"refused: {refusal.args[1]}"
 
 
 def main() -> None:
