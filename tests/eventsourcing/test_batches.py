@@ -104,6 +104,27 @@ def test_one_that_is_refused_harms_no_other(bank: Bank, accounts: LiveAggregates
     assert receipt.arguments[1] == 2
 
 
+def test_one_that_fails_only_once_leaves_nothing_of_that(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    class Moody(list[Decimal]):
+        def __len__(self) -> int:
+            self.append(ONE)
+            if super().__len__() == 3:
+                raise MemoryError
+            return super().__len__()
+
+    held = Held(bank, accounts)
+    futures: list[pykka.Future[Any]] = [
+        *held.deposit(1),
+        held.account.submit(Account.move, Moody([ONE, ONE])),
+        *held.deposit(1),
+    ]
+    held.go_on()
+    assert results(futures) == [1, 4, 5]
+    assert stored(bank).balance == 5
+
+
 def test_what_insists_or_only_looks_comes_after_what_was_decided(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:
