@@ -153,6 +153,20 @@ def test_a_rival_at_the_same_version_is_told_from_ourselves(store: Store) -> Non
         assert account.call(Account.deposit, Decimal(1)) == 3
 
 
+@pytest.mark.parametrize("command_id", [None, "a"])
+def test_a_rival_that_has_done_the_same_in_the_same_microsecond_is_told_by_the_command_id(
+    command_id: str | None, store: Store
+) -> None:
+    """Without one nothing tells equal events from our own: a limit, which the docs state."""
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada").using(command_id=command_id)
+        insertions = Insertions(bank.recorder)
+        insertions.before.append(lambda events: insertions.insert_events(events[:1]))
+        expected = 2 if command_id else 1
+        assert account.call(Account.deposit, Decimal(1)) == expected
+        assert stored(bank).balance == expected
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_interrupt_while_it_stores_leaves_what_is_stored(moment: str, popo: Store) -> None:
     with open_bank(popo) as bank, live_aggregates(bank, Account, backoff=(0, 0)) as accounts:
