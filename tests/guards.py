@@ -852,6 +852,13 @@ GUARDS = [
         "            raise\n",
         "tests/eventsourcing/test_snapshots.py -k cannot_be_read",
     ),
+    Guard(
+        "live: who waits for a batch waits for its aggregate",
+        "eventsourcing/_turn.py",
+        "        owe(self, answer)\n",
+        "",
+        "tests/eventsourcing/test_batches.py -k who_waits_for_the_batch",
+    ),
 ]
 
 

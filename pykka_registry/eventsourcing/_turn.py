@@ -25,7 +25,7 @@ from eventsourcing.persistence import (
     ProgrammingError,
 )
 
-from pykka_registry._aggregate import AggregateMixin
+from pykka_registry._aggregate import AggregateMixin, owe
 from pykka_registry._future import Future
 from pykka_registry._log import log
 from pykka_registry._pooled import PooledActor
@@ -130,7 +130,7 @@ class LiveActor(AggregateMixin, PooledActor):
             raise
         self._aggregate = aggregate
         answer = Pending()
-        answer.target = self._pykka_registry_entry("registry")
+        owe(self, answer)
         self._batch.append(_Decided(command, decision, events, answer))
         count = len(self._batch)
         if not others_wait or count == _MOST_IN_BATCH or (count == 1 and not self._remind()):

@@ -9,7 +9,7 @@ import pykka
 import pytest
 from eventsourcing.persistence import OperationalError
 
-from pykka_registry import Undeliverable
+from pykka_registry import AggregateMixin, AggregateRegistry, Undeliverable, WaitCycle
 from pykka_registry.eventsourcing import LiveAggregates, OutcomeUnknown, live_aggregates
 from pykka_registry.eventsourcing._turn import LiveActor
 from tests.eventsourcing.accounts import (
@@ -308,3 +308,29 @@ def test_those_that_give_up_leave_nobody_waiting(
     held.go_on()
     assert results(futures) == [1]
     assert held.account.query(balance) == 1
+
+
+class Customer(AggregateMixin, pykka.ThreadingActor):
+    """Another aggregate, which waits for an account."""
+
+    def pay(self, account: LiveRef[Account]) -> Decimal:
+        return account.call(Account.deposit, ONE)
+
+    def sign(self) -> None:
+        pass
+
+
+def test_a_wait_for_one_who_waits_for_the_batch_is_refused(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    held = Held(bank, accounts)
+    with AggregateRegistry.start(Customer) as customers:
+        customer = customers.ref("Ada")
+        paid = customer.submit(Customer.pay, held.account)
+        poll(lambda: len(waiting(accounts)) == 1)
+        asked = held.account.submit(Account.call, customer.call, Customer.sign)
+        held.go_on()
+        found = results([paid, asked])
+        assert WaitCycle in found  # of the one that came second
+        assert customer.call(Customer.sign) is None
+    assert stored(bank).balance == 1
