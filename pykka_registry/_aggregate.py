@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import pykka
 
 from pykka_registry import _pooled_life
 from pykka_registry._checks import check_key, check_seconds, check_timeout
-from pykka_registry._class_checks import check_arguments, check_bases, check_startable
+from pykka_registry._class_checks import (
+    check_arguments,
+    check_bases,
+    check_startable,
+    constructor_after,
+)
 from pykka_registry._entry import Blueprint, Entry, StartRequest
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox
@@ -56,16 +61,23 @@ class AggregateMixin(pykka.Actor):
     """
 
     _pykka_registry_life: Life
+    _pykka_registry_has_base: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a class that could not work."""
         super().__init_subclass__(**kwargs)
         check_bases(cls, AggregateMixin)
+        cls._pykka_registry_has_base = constructor_after(cls, AggregateMixin) is not None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Do what Pykka's constructor does, which is done already if a registry constructs this."""
+        """Do what Pykka's constructor does, which is done already if a registry constructs this.
+
+        A base's own constructor that comes after this one is run all the same.
+        """
         if getattr(self, "_pykka_registry_life", None) is None:  # vars() would make a dict
             self._pykka_registry_life = Life(None, self)
+            super().__init__(*args, **kwargs)
+        elif self._pykka_registry_has_base:
             super().__init__(*args, **kwargs)
 
     @classmethod

@@ -12,7 +12,13 @@ from pykka_registry._pooled import PooledActor
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["check_aggregate_class", "check_arguments", "check_bases", "check_startable"]
+__all__ = [
+    "check_aggregate_class",
+    "check_arguments",
+    "check_bases",
+    "check_startable",
+    "constructor_after",
+]
 
 # What a runtime is made of in Pykka: a class that overrides one of these brings a runtime of its
 # own.
@@ -102,6 +108,14 @@ def check_startable(cls: type[pykka.Actor]) -> None:
         raise TypeError(msg)
 
 
+def constructor_after(cls: type[pykka.Actor], mixin: type[Any]) -> Any:
+    """Return the constructor that comes after the mixin's, unless that is a runtime's or Pykka's."""
+    for base in cls.__mro__[cls.__mro__.index(mixin) + 1 :]:
+        if "__init__" in vars(base):
+            return None if base in {PooledActor, pykka.Actor} else vars(base)["__init__"]
+    return None  # pragma: no cover  # Pykka's own is there
+
+
 def check_arguments(
     cls: type[pykka.Actor],
     mixin: type[Any],
@@ -111,15 +125,15 @@ def check_arguments(
 ) -> None:
     """Raise `TypeError` if the constructor of `cls` does not take these arguments."""
     new: object = cls.__new__
-    init: object = cls.__init__
-    ours = {pykka.Actor.__init__, PooledActor.__init__, mixin.__init__}
-    takes_none = init in ours and new is mixin.__new__
-    if takes_none and (args or kwargs):
-        # These take whatever they are given, as Pykka's own does, and do nothing with it.
+    init: Any = cls.__init__
+    if init is mixin.__init__:
+        init = constructor_after(cls, mixin)
+    if init is None and new is mixin.__new__ and (args or kwargs):
+        # Pykka's own constructor takes whatever it is given, and does nothing with it.
         msg = f"{cls.__name__} has no __init__ of its own, so it takes no arguments{hint}"
         raise TypeError(msg)
     try:
-        signature = inspect.signature(cls.__init__)
+        signature = inspect.signature(init or mixin.__init__)
     except ValueError:  # pragma: no cover  # a constructor written in C may have no signature
         return
     try:

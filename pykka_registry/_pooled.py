@@ -85,6 +85,8 @@ class PooledActor(pykka.Actor):
         return Future()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if getattr(self, "_pykka_registry_life", None) is not None:
+            return  # an aggregate, which has all this from its life
         super().__init__(*args, **kwargs)
         self._pykka_registry_turns = turns = _ActorTurns(self)
         self.actor_inbox = cast("ActorInbox", turns.inbox)

@@ -43,6 +43,7 @@ from tests.support import (
     actors_of,
     in_threads,
     join,
+    poll,
     start_thread,
     start_timeout,
     told_count,
@@ -240,6 +241,23 @@ def test_daemon_threads_are_as_the_class_says() -> None:
 
     with AggregateRegistry.start(Daemon) as registry:
         assert registry.get_or_start("a").proxy().is_daemon().get() is True
+
+
+def test_a_proxy_of_one_that_ends_meanwhile_is_refused_as_that_of_a_dead_one(
+    counters: RegistryRef[Counting],
+) -> None:
+    ref = counters.get_or_start("a")
+    is_alive = ref.is_alive
+
+    def end_after_the_look() -> bool:
+        alive = is_alive()
+        counters.ref("a").stop()
+        poll(lambda: ref._life.actor is None)  # type: ignore[attr-defined]  # ours
+        return alive
+
+    ref.is_alive = end_after_the_look  # type: ignore[method-assign]
+    with pytest.raises(pykka.ActorDeadError, match="not found"):
+        ref.proxy()
 
 
 def test_a_proxy_made_in_the_constructor_works() -> None:

@@ -329,16 +329,16 @@ def test_arguments_that_the_constructor_does_not_take_are_refused_before_anythin
 def test_arguments_without_a_constructor_are_not_swallowed() -> None:
     """Pykka's own constructor takes whatever it is given."""
 
-    class Plain(AggregateMixin, pykka.ThreadingActor): ...
+    class Plain(AggregateMixin, Runtime): ...
 
-    class Base(pykka.ThreadingActor):
+    class Base(Runtime):
         def __init__(self, database: str) -> None:
             super().__init__()
             self.database = database
 
     class Derived(AggregateMixin, Base): ...
 
-    class Made(AggregateMixin, pykka.ThreadingActor):
+    class Made(AggregateMixin, Runtime):
         database: str
 
         def __new__(cls, database: str) -> Any:
@@ -360,6 +360,8 @@ def test_arguments_without_a_constructor_are_not_swallowed() -> None:
     for cls in classes:
         with AggregateRegistry.start(cls, args=("db",)) as registry:
             assert registry.get_or_start("a").proxy().database.get() == "db"
+    with pytest.raises(TypeError, match=r"^Derived\(database: .*does not take these arguments"):
+        AggregateRegistry.start(Derived)
 
 
 def test_args_that_are_no_tuple_are_refused() -> None:

@@ -1,0 +1,151 @@
+"""Turns: who is run by whom, and what must not be held while others are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from pykka_registry import (
+    AggregateMixin,
+    AggregateRegistry,
+    PooledActor,
+    Undeliverable,
+    _flag,
+    _life,
+    _pooled_life,
+    _turns,
+    _waits,
+)
+from tests.support import PATIENCE, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Noting(AggregateMixin, PooledActor):
+    """Notes the threads in which it ends, in a dict that outlives it."""
+
+    def __init__(self, ends: dict[str, threading.Thread] | None = None) -> None:
+        super().__init__()
+        self._ends = {} if ends is None else ends
+
+    def on_start(self) -> None:
+        if self.key == "bad":
+            raise ValueError("no start")
+
+    def on_stop(self) -> None:
+        self._ends[self.key] = threading.current_thread()
+
+    def add(self) -> int:
+        return 1
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+
+# No business of the one who waits.
+
+
+def test_who_waits_for_a_new_one_does_not_run_the_end_of_the_one_that_makes_room() -> None:
+    ends: dict[str, threading.Thread] = {}
+    with AggregateRegistry.start(Noting, args=(ends,), max_live=1) as registry:
+        assert registry.ref("cold").call(Noting.add) == 1
+        assert registry.ref("new").call(Noting.add) == 1
+        assert registry.get_or_start("newer").is_alive()
+        assert set(ends) == {"cold", "new"}
+        assert threading.current_thread() not in ends.values()
+
+
+def test_who_does_not_wait_for_a_stop_does_not_run_it_and_who_waits_does() -> None:
+    ends: dict[str, threading.Thread] = {}
+    with AggregateRegistry.start(Noting, args=(ends,)) as registry:
+        for key in ("later", "with a timeout", "now"):
+            registry.ref(key).call(Noting.add)
+        assert registry.ref("later").stop(block=False).get(timeout=PATIENCE) is True
+        assert registry.ref("with a timeout").stop(timeout=PATIENCE) is True
+        assert registry.ref("now").stop() is True
+        me = threading.current_thread()
+        helped = {key: thread is me for key, thread in ends.items()}
+        assert helped == {"later": False, "with a timeout": False, "now": True}
+
+
+def test_a_callback_of_a_future_may_wait_for_what_it_sends() -> None:
+    """One that runs while its thread sends something else, whose wake-ups are held back then."""
+    held: list[object] = []
+    answers: list[object] = []
+    with AggregateRegistry.start(Noting, backoff=(PATIENCE, PATIENCE)) as registry:
+        assert registry.ref("good").call(Noting.add) == 1
+        with pytest.raises(Undeliverable):
+            registry.ref("bad").call(Noting.add)
+        waiting: Any = registry.ref("bad").submit(Noting.add)  # the key rests
+
+        def ask(_: object) -> None:
+            held.append(_waits.mine.held)
+            answers.append(registry.ref("good").submit(Noting.add).get(timeout=PATIENCE))
+
+        waiting.add_done_callback(ask)
+        assert registry.ref("bad").stop() is False  # this fails what waits
+        assert held == [None]
+        assert answers == [1]
+        assert _waits.mine.held is None
+
+
+# In a forked child.
+
+LOCKS: dict[str, Callable[[], list[Any]]] = {
+    "the shared pool": lambda: [_turns._shared._lock],
+    "the spare threads": lambda: [_turns._spares._lock],
+    "the inboxes": lambda: _pooled_life._LOCKS,
+    "the lives": lambda: _life._LOCK,
+    "the stop flags": lambda: _flag._LOCK,
+    "the waits": lambda: [_waits._lock],
+}
+
+
+def use_every_lock() -> None:
+    with AggregateRegistry.start(Noting) as registry:
+        for key in range(64):
+            assert registry.ref(key).call(Noting.add) == 1
+        patient = registry.ref(0).using(timeout=PATIENCE)
+        assert patient.call(Noting.add) == 1
+        assert registry.ref(1).call(Noting.run, lambda: patient.call(Noting.add)) == 1
+        assert registry[0].actor_urn != registry[1].actor_urn
+        assert registry[0].actor_stopped.wait(0) is False
+        done = threading.Event()
+        _turns._spares.do(done.set)
+        wait_for(done)
+        assert registry[0].stop() is True
+
+
+def leave(check: Callable[[], None]) -> NoReturn:
+    """End a forked child: with 0 if the check passes, and by a signal if it hangs."""
+    status = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        check()
+        status = 0
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("whose", LOCKS)
+def test_a_forked_child_hangs_in_no_lock_that_somebody_held(whose: str) -> None:
+    use_every_lock()  # so that what is made once is there
+    with contextlib.ExitStack() as held:
+        for lock in LOCKS[whose]():
+            held.enter_context(lock)
+        pid = os.fork()
+        if pid == 0:
+            leave(use_every_lock)
+    assert os.waitpid(pid, 0)[1] == 0
