@@ -282,7 +282,7 @@ def test_callers_who_wait_have_their_answers(bank: Bank, accounts: LiveAggregate
 def waiting(accounts: LiveAggregates[Account]) -> list[object]:
     """What waits for the account."""
     inbox: Any = accounts.registry[ADA].actor_inbox
-    return [*inbox._batch, *inbox._envelopes]
+    return [*inbox._batch, *(inbox._envelopes or ())]
 
 
 def test_one_that_fails_has_stored_what_it_has_decided(
