@@ -47,7 +47,8 @@ class AggregateMixin(pykka.Actor):
     The actor's life is the one that Pykka documents, and no hook needs to call the mixin's. The
     differences:
 
-    * The constructor runs in the actor's own thread, right before `on_start`.
+    * The constructor runs right before `on_start`, and in the same thread: the actor's own, if it
+      has one.
     * A message that was sent through a plain ref and is left over when the actor ends fails with
       `Undeliverable`, which is a `pykka.ActorDeadError`, before `on_stop` or `on_failure` runs; a
       left-over `tell` is a dead letter. What was sent through an `AggregateRef` goes to the key's
@@ -94,7 +95,8 @@ class AggregateMixin(pykka.Actor):
 
         Claiming the key is atomic: of many callers one starts the aggregate, and nothing is
         constructed for the others. If the key's last incarnation is still stopping, this waits for
-        its end. The constructor and `on_start` run in the aggregate's own thread.
+        its end. The constructor and `on_start` run in the aggregate's own thread, or in one of the
+        pool's or the calling one if it is pooled.
 
         Args:
             registry: The registry to start it in. Its class must be this class or a base of it.

@@ -109,7 +109,7 @@ def check_startable(cls: type[pykka.Actor]) -> None:
 
 
 def constructor_after(cls: type[pykka.Actor], mixin: type[Any]) -> Any:
-    """Return the constructor that comes after the mixin's, unless that is a runtime's or Pykka's."""
+    """Return the constructor that comes after the mixin's, if it is not a runtime's or Pykka's."""
     for base in cls.__mro__[cls.__mro__.index(mixin) + 1 :]:
         if "__init__" in vars(base):
             return None if base in {PooledActor, pykka.Actor} else vars(base)["__init__"]

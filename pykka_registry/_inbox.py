@@ -116,8 +116,9 @@ class Inbox:
     """A queue with many writers and one reader, in the shape that Pykka asks of an inbox.
 
     All fields but `owner` and `_batch` are touched only under `_lock`, which is a leaf: nothing
-    that is not this module's runs under it. `is_due` alone looks at one without it.
-    What the reader has taken over at once is in `_batch`;
+    that is not this module's runs under it. Without it `is_due` looks at `_turn`, which may be out
+    of date then; `begin` writes it before anybody else has the inbox, and `let_go` once it is
+    closed, when nobody claims it any more. What the reader has taken over at once is in `_batch`;
     the reader takes from that without the lock, and who closes the inbox takes what is left: to
     take one from a `deque` is atomic, on a free-threaded build too, so each goes to one of the two.
     Waking may run an executor's code, so it is done after the lock is

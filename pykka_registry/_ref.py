@@ -46,8 +46,8 @@ class AggregateRef(Generic[A]):
     dead letter. What one thread sends to one key is handled in the order sent. Two refs of one key
     are equal, whatever their options.
 
-    All calls do their work in the calling thread, and run no code of the aggregate's there. Refs
-    may be used by any thread.
+    All calls do their work in the calling thread. They run no code of the aggregate's there, unless
+    it is a pooled one and they wait for it. Refs may be used by any thread.
     """
 
     __slots__ = ("_key", "_table", "_timeout")

@@ -7,7 +7,7 @@ import faulthandler
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pykka
 import pytest
@@ -22,23 +22,6 @@ if TYPE_CHECKING:
 
 
 _failed: list[int] = []
-
-
-def _fork_without_the_lock_of_coverage() -> None:
-    """Have who forks hold it: else a child may find it held, for ever, by a thread of its parent."""
-    if "coverage" in sys.modules:
-        import coverage  # noqa: PLC0415  # if it runs
-
-        collector: Any = getattr(coverage.Coverage.current(), "_collector", None)
-        if collector is not None:
-            os.register_at_fork(
-                before=collector.lock_data,
-                after_in_parent=collector.unlock_data,
-                after_in_child=collector.unlock_data,
-            )
-
-
-_fork_without_the_lock_of_coverage()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

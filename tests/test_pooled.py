@@ -2267,7 +2267,7 @@ def test_where_no_thread_is_to_be_had_a_tell_runs_nothing_and_waits(
     told: list[threading.Thread] = []
     with NoThreads(monkeypatch):
         for _ in range(3000):  # many turns: they are not taken on top of each other
-            ref.tell(lambda actor: told.append(thread_of(actor)))
+            ref.tell(do(lambda actor: told.append(thread_of(actor))))
         assert told == []
     _turns.remember()  # as a registry does twice a second
     assert ref.ask("x", timeout=PATIENCE) == "x"
@@ -2311,4 +2311,4 @@ def test_who_is_stopped_by_its_flag_comes_to_its_end_and_handles_nothing_more() 
 @pytest.mark.parametrize("name", ["_create_actor_inbox", "_create_future", "_start_actor_loop"])
 def test_a_class_with_a_part_of_another_runtime_is_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"defines {name}, which a PooledActor has for itself"):
-        pooled.on(Doing, **{name: lambda *_: None})
+        pooled.on(Doing, **{name: None})
