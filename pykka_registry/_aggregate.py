@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pykka_registry._entry import Incarnation
     from pykka_registry._registry_ref import RegistryRef
 
-__all__ = ["AggregateMixin"]
+__all__ = ["AggregateMixin", "owe"]
 
 
 class AggregateMixin(pykka.Actor):
@@ -278,3 +278,8 @@ class AggregateMixin(pykka.Actor):
         """Have a spare thread take the incarnation's first turn, if it has none of its own."""
         if issubclass(cls, PooledActor):
             _pooled_life.come_to_the_rescue(incarnation)
+
+
+def owe(aggregate: AggregateMixin, reply: Future[Any]) -> None:
+    """Have whoever waits for a reply that is given after its handler has ended wait for the key."""
+    reply.target = aggregate._pykka_registry_entry("key")

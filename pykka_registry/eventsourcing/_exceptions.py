@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from eventsourcing.persistence import OperationalError, PersistenceError
+from typing import TYPE_CHECKING
 
-__all__ = ["Fenced", "OutcomeUnknown"]
+from eventsourcing.domain import EventSourcingError
+from eventsourcing.persistence import IntegrityError, OperationalError, PersistenceError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+__all__ = ["AggregateExists", "CommandIdReused", "ConcurrencyError", "Fenced", "OutcomeUnknown"]
 
 
 # No IntegrityError, after which people load again and retry, and no OperationalError, after which
@@ -42,13 +48,99 @@ class Fenced(PersistenceError):  # noqa: N818  # named by the state, as `Timeout
 class OutcomeUnknown(OperationalError):  # noqa: N818
     """Nobody can say whether the events were stored; read the store to find out.
 
-    The first attempt to store them, together with those of other callers, ended in a way that tells
-    nothing. The second, alone, was refused because there are events at these versions: they are
-    these very events, or those of a rival who came between.
+    With group commit: the first attempt to store them, together with those of other callers, ended
+    in a way that tells nothing, and the second, alone, was refused because there are events at
+    these versions: they are these very events, or those of a rival who came between.
+
+    From a live aggregate: the store has failed while it stored, and again when it was asked what it
+    has. A command that had a command id can be sent again: it is done once, whatever has happened.
     """
 
     def __str__(self) -> str:
         return (
-            "whether the events were stored is unknown: an attempt broke off, and now there are "
-            "events at their versions; read those to see whose they are"
+            "whether the events were stored is unknown: an attempt broke off; read what the store "
+            "has at their versions, or send the command again, if it had a command id"
+        )
+
+
+class AggregateExists(EventSourcingError):  # noqa: N818
+    """There is an aggregate of this id, so it cannot be created; nothing was stored."""
+
+    aggregate_id: UUID | str
+    """The id."""
+
+    def __init__(self, aggregate_id: UUID | str) -> None:
+        super().__init__(aggregate_id)
+        self.aggregate_id = aggregate_id
+
+    def __str__(self) -> str:
+        return (
+            f"aggregate {self.aggregate_id!r} exists already; to create it only if it does not, "
+            "use get_or_create() or a ref's or_create()"
+        )
+
+
+class ConcurrencyError(IntegrityError):
+    """The aggregate has changed in a way that the command cannot follow; nothing was stored.
+
+    Either it is not of the version that the caller expects, or other processes were faster as often
+    as the command may be decided again.
+    """
+
+    aggregate_id: UUID | str
+    """The aggregate's id."""
+
+    expected: int | None
+    """The version that the caller expected, if that is what was wrong."""
+
+    found: int | None
+    """The version that it has instead."""
+
+    attempts: int
+    """How often the command was decided."""
+
+    def __init__(
+        self,
+        aggregate_id: UUID | str,
+        *,
+        expected: int | None = None,
+        found: int | None = None,
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(aggregate_id, expected, found, attempts)
+        self.aggregate_id = aggregate_id
+        self.expected = expected
+        self.found = found
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        if self.expected is not None:
+            return (
+                f"aggregate {self.aggregate_id!r} is at version {self.found}, and the caller "
+                f"expects {self.expected}; look at it again"
+            )
+        return (
+            f"aggregate {self.aggregate_id!r} was changed by other processes each time that the "
+            f"command was decided, {self.attempts} times; try again later"
+        )
+
+
+class CommandIdReused(EventSourcingError):  # noqa: N818
+    """The command id belongs to another command, which has its receipt; nothing was stored."""
+
+    command_id: str
+    """The id."""
+
+    command: str
+    """The name of the command that it belongs to."""
+
+    def __init__(self, command_id: str, command: str) -> None:
+        super().__init__(command_id, command)
+        self.command_id = command_id
+        self.command = command
+
+    def __str__(self) -> str:
+        return (
+            f"command id {self.command_id!r} was used before, for {self.command} or with other "
+            "arguments; each command needs an id of its own"
         )

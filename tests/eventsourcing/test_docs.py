@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "group-commit.md"
+DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
-def test_the_code_on_the_page_about_group_commit_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", ["group-commit.md", "eventsourcing.md"])
+def test_the_code_on_the_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = PAGE.read_text("utf-8")
+    text = (DOCS / page).read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 5
     namespace: dict[str, Any] = {"__name__": "docs"}
     for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), namespace)  # noqa: S102  # our own code
+        exec(compile(block, page, "exec"), namespace)  # noqa: S102  # our own code

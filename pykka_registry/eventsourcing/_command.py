@@ -1,0 +1,119 @@
+"""What is asked of a live aggregate, and what it answers."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+
+from eventsourcing.domain import BaseAggregate
+
+from pykka_registry._checks import check_timeout, class_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from eventsourcing.domain import DomainEventProtocol
+
+__all__ = ["Command", "Decision", "Options", "Terms", "name_of"]
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[R]):
+    """What a command has decided."""
+
+    result: R
+    """What the method has returned."""
+
+    version: int
+    """The version that the aggregate has by it."""
+
+    events: tuple[DomainEventProtocol[Any], ...] = ()
+    """The aggregate's new events."""
+
+    is_repeated: bool = False
+    """Whether the command had been decided before, so that this is the first answer again."""
+
+
+class Options(TypedDict, total=False):
+    """The keywords of `using`, for type checkers; `Terms` says what they mean."""
+
+    timeout: float | None
+    command_id: UUID | str | None
+    expected_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a command is sent."""
+
+    timeout: float | None = None
+    """Seconds to wait for the answer; `None`: for as long as it takes."""
+
+    command_id: UUID | str | None = None
+    """What the command is known by: it is done once. `None`: as often as it is sent."""
+
+    expected_version: int | None = None
+    """The version that the aggregate must have, 0 if it must be new. `None`: whichever it has."""
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One turn's work."""
+
+    name: str
+    """What it is called in receipts."""
+
+    run: Callable[[Any], Any]
+    """Decides: what it triggers on the aggregate is stored, what it returns is answered."""
+
+    arguments: tuple[Any, ...] = ()
+    """What makes it the same command, beside its name."""
+
+    new: Callable[[], Any] | None = None
+    """Makes the aggregate if there is none. `None`: then there must be one."""
+
+    must_be_new: bool = False
+    """Whether there must be none."""
+
+    stores: bool = True
+    """Whether it may trigger events."""
+
+    terms: Terms = field(default_factory=Terms)
+
+    @property
+    def may_share(self) -> bool:
+        """Whether it may be stored together with others, because it insists on nothing."""
+        return self.stores and not self.must_be_new and self.terms.expected_version is None
+
+
+@functools.lru_cache(maxsize=1_000)
+def _is_method(name: str, cls: Any) -> bool:
+    # To get one of the library's commands from its class takes longer than to send it.
+    return name.isidentifier() and callable(class_attribute(cls, name))
+
+
+def name_of(method: object, cls: type[Any]) -> str:
+    """Return the name of a method of a class; by it an override is found.
+
+    Raises:
+        TypeError: if this is no method of the class.
+    """
+    name = getattr(method, "__name__", None)
+    hashable: Any = cls
+    if isinstance(getattr(method, "__self__", None), BaseAggregate):
+        message = f"{name} is bound to one object: pass {cls.__name__}.{name}, from the class"
+        raise TypeError(message)
+    if not (callable(method) and isinstance(name, str) and _is_method(name, hashable)):
+        message = (
+            f"{method!r} is no method of {cls.__name__}: pass one, like {cls.__name__}.deposit; "
+            "to look at the aggregate use query(lambda aggregate: ...)"
+        )
+        raise TypeError(message)
+    return name

@@ -1,0 +1,178 @@
+"""Receipts: the answer to a command that has an id, kept as an event of a stream of its own.
+
+The stream's id follows from the command's id, and its only event is stored in the same save as what
+the command has decided. So the store, which takes each version of a stream once, is what keeps a
+command from being done twice: across crashes, processes and years. Nothing is kept in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID, uuid5
+
+from eventsourcing.domain import HasOriginatorIDVersion, TAggregateID, datetime_now_with_tzinfo
+from eventsourcing.utils import get_topic, resolve_topic
+
+from pykka_registry.eventsourcing._command import Command, Decision
+from pykka_registry.eventsourcing._exceptions import CommandIdReused
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from eventsourcing.application import Application
+
+__all__ = ["Receipt", "ReceiptBase", "Receipts", "StrReceipt", "receipt_id"]
+
+_NAMESPACE = UUID("3d9e7f0e-6a0b-5b0c-9c59-5a0f7c1f9b44")
+_VERSION = 1
+
+
+def receipt_id(command_id: UUID | str) -> UUID:
+    """Return the id of the stream that has the receipt of a command."""
+    return uuid5(_NAMESPACE, str(command_id))
+
+
+@dataclass(frozen=True)
+class ReceiptBase(HasOriginatorIDVersion[TAggregateID]):
+    """What a command was answered, the first time. It shows up in the notification log."""
+
+    originator_id: TAggregateID
+    originator_version: int
+    timestamp: datetime
+    command_id: str
+    command: str
+    """The method's name."""
+    fingerprint: str
+    """Tells another command from the same one, sent again."""
+    aggregate_id: str
+    aggregate_version: int
+    """The version that the aggregate had by it."""
+    result: Any
+    refusal: str | None
+    """The topic of the class of the domain's error that it was refused with, if it was."""
+    arguments: list[Any]
+    """The error's arguments."""
+    attributes: dict[str, Any]
+    """The error's attributes."""
+
+
+class Receipt(ReceiptBase[UUID]):
+    """A receipt in an application whose ids are of type `UUID`."""
+
+    TOPIC: ClassVar[str] = "pykka_registry.eventsourcing:Receipt"
+    originator_id_type = UUID
+
+
+class StrReceipt(ReceiptBase[str]):
+    """A receipt in an application whose ids are of type `str`."""
+
+    TOPIC: ClassVar[str] = "pykka_registry.eventsourcing:StrReceipt"
+    originator_id_type = str
+
+
+class Receipts:
+    """Writes and finds the receipts of one application."""
+
+    def __init__(self, app: Application[Any], id_type: type[UUID | str]) -> None:
+        self._events = app.events
+        self._has_uuids = issubclass(id_type, UUID)
+
+    def find(self, command_id: UUID | str | None) -> ReceiptBase[Any] | None:
+        """Return the receipt of a command, if it has one."""
+        if command_id is None:
+            return None
+        stream = self._stream(command_id)
+        receipt: Any = next(iter(self._events.get(stream, limit=1)), None)
+        return receipt  # type: ignore[no-any-return]
+
+    def of_answer(
+        self, command: Command, aggregate_id: UUID | str, decision: Decision[Any]
+    ) -> ReceiptBase[Any]:
+        """Write the receipt for a command that is done.
+
+        Raises:
+            TypeError: if what it has returned could not be given again as it is.
+        """
+        transcoder = self._events.mapper.transcoder
+        kept = transcoder.decode(transcoder.encode(decision.result))
+        if kept != decision.result:
+            message = (
+                f"{command.name} has returned {decision.result!r}, which a receipt would give "
+                f"again as {kept!r}: return something that the application's transcoder keeps as "
+                "it is, or register a transcoding for it"
+            )
+            raise TypeError(message)
+        return self._write(command, aggregate_id, decision.version, result=decision.result)
+
+    def of_refusal(
+        self, command: Command, aggregate_id: UUID | str, version: int, error: Exception
+    ) -> ReceiptBase[Any]:
+        """Write the receipt for a command that the aggregate has refused."""
+        return self._write(
+            command,
+            aggregate_id,
+            version,
+            refusal=get_topic(type(error)),
+            arguments=list(error.args),
+            attributes=vars(error),
+        )
+
+    def repeat(
+        self, receipt: ReceiptBase[Any], command: Command, aggregate_id: UUID | str
+    ) -> Decision[Any]:
+        """Answer a command as it was answered the first time.
+
+        Raises:
+            CommandIdReused: if it was another command.
+            Exception: what it was refused with.
+        """
+        fingerprint = self._fingerprint(command, aggregate_id)
+        if (receipt.command, receipt.fingerprint) != (command.name, fingerprint):
+            raise CommandIdReused(receipt.command_id, receipt.command)
+        if receipt.refusal is None:
+            return Decision(receipt.result, receipt.aggregate_version, is_repeated=True)
+        cls: type[Exception] = resolve_topic(receipt.refusal)
+        # Not by its `__init__`, which may take other arguments than it hands on.
+        error = cls.__new__(cls, *receipt.arguments)
+        error.args = tuple(receipt.arguments)
+        vars(error).update(receipt.attributes)
+        raise error
+
+    def _write(
+        self, command: Command, aggregate_id: UUID | str, version: int, **answer: Any
+    ) -> ReceiptBase[Any]:
+        command_id = command.terms.command_id
+        assert command_id is not None
+        cls: type[ReceiptBase[Any]] = Receipt if self._has_uuids else StrReceipt
+        nothing: dict[str, Any] = {
+            "result": None,
+            "refusal": None,
+            "arguments": [],
+            "attributes": {},
+        }
+        return cls(
+            originator_id=self._stream(command_id),
+            originator_version=_VERSION,
+            timestamp=datetime_now_with_tzinfo(),
+            command_id=str(command_id),
+            command=command.name,
+            fingerprint=self._fingerprint(command, aggregate_id),
+            aggregate_id=str(aggregate_id),
+            aggregate_version=version,
+            **nothing | answer,
+        )
+
+    def _stream(self, command_id: UUID | str) -> Any:
+        stream = receipt_id(command_id)
+        return stream if self._has_uuids else str(stream)
+
+    def _fingerprint(self, command: Command, aggregate_id: UUID | str) -> str:
+        # To create is the same command with a new id, if chance makes the ids.
+        whose = None if command.must_be_new else str(aggregate_id)
+        try:
+            what = self._events.mapper.transcoder.encode([whose, *command.arguments])
+        except Exception:  # noqa: BLE001  # arguments that events need not carry
+            what = str(whose).encode()
+        return hashlib.sha256(what).hexdigest()

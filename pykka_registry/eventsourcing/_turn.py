@@ -1,0 +1,369 @@
+"""The actor around an aggregate: a command is one turn of it.
+
+It loads the aggregate with its first command, decides, stores, and only then answers. The object in
+memory is a copy of what is stored. So after any exception it is thrown away, for nobody knows what
+it holds then, and the next command loads it again.
+
+While other commands wait in the inbox they are decided one after the other, and stored together:
+a batch. Until it is stored nobody has an answer, and nothing but commands sees what it has decided.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pykka
+from eventsourcing.application import AggregateNotFoundError
+from eventsourcing.persistence import (
+    DataError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+
+from pykka_registry._aggregate import AggregateMixin, owe
+from pykka_registry._future import Future
+from pykka_registry._log import log
+from pykka_registry._pooled import PooledActor
+from pykka_registry.eventsourcing._command import Command, Decision
+from pykka_registry.eventsourcing._exceptions import (
+    AggregateExists,
+    ConcurrencyError,
+    Fenced,
+    OutcomeUnknown,
+)
+from pykka_registry.eventsourcing._outcome import Outcome, look_up
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventsourcing.application import Application
+    from eventsourcing.domain import DomainEventProtocol
+
+    from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
+    from pykka_registry.eventsourcing._retirement import Retirement
+    from pykka_registry.eventsourcing._snapshots import Snapshots
+
+__all__ = ["LiveActor", "Pending", "Setup"]
+
+_NOT_STORED = (DataError, NotSupportedError, ProgrammingError, Fenced)
+"""Errors that mean: the store has looked at it, and nothing of it was stored."""
+
+_MOST_IN_BATCH = 100
+"""Commands that are stored together, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all the actors of one `LiveAggregates` share."""
+
+    app: Application[Any]
+    snapshots: Snapshots
+    receipts: Receipts
+    retirement: Retirement
+    refusals: tuple[type[Exception], ...]
+    attempts: int
+
+
+class _TakeSnapshot:
+    """Tells an actor to take one, once those who wait for its answers have them."""
+
+
+class _Flush:
+    """Tells an actor to store its batch, even if nobody comes whom it has waited for."""
+
+
+class Pending(Future[Decision[Any]]):
+    """What a command is answered with that is stored later, together with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A command in a batch."""
+
+    command: Command
+    decision: Decision[Any]
+    events: list[DomainEventProtocol[Any]]
+    answer: Pending
+
+
+class LiveActor(AggregateMixin, PooledActor):
+    """Has one aggregate, whose id is its key, and is the only one in this process to change it."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self._app = setup.app
+        self._snapshots = setup.snapshots
+        self._receipts = setup.receipts
+        self._retirement = setup.retirement
+        self._refusals = setup.refusals
+        self._attempts = setup.attempts
+        self._aggregate: Any = None
+        """As it is stored; or `None`, if that is to be found out."""
+        self._idle = setup.retirement.idle
+        """After how many seconds it is passivated, as things are."""
+        self._is_leaving = False
+        """Whether it is to go, because there is no aggregate."""
+        self._batch: list[_Decided] = []
+
+    def execute(self, command: Command) -> Decision[Any] | Pending:
+        """Carry out a command: when this returns it is stored, or it will be when that is done."""
+        others_wait = not self.actor_inbox.empty()
+        if not (others_wait or self._batch) or not command.may_share:
+            self._flush()
+            return self._execute_alone(command)
+        try:
+            aggregate, _ = self._load_or_make(command)
+            decision = self._decide(command, aggregate)
+            events = self._to_store(command, decision)
+        except Exception:  # noqa: BLE001  # it comes again, when nobody else depends on it
+            self._flush()
+            self._aggregate = None
+            return self._execute_alone(command)
+        except BaseException:
+            self._flush()
+            self._aggregate = None
+            raise
+        self._aggregate = aggregate
+        answer = Pending()
+        owe(self, answer)
+        self._batch.append(_Decided(command, decision, events, answer))
+        count = len(self._batch)
+        if not others_wait or count == _MOST_IN_BATCH or (count == 1 and not self._remind()):
+            self._flush()
+        return answer
+
+    def _remind(self) -> bool:
+        """Have the batch stored in any case: those that wait may give up, and then nobody comes."""
+        try:
+            self.actor_ref.tell(_Flush())
+        except pykka.ActorDeadError:  # pragma: no cover  # it is about to end
+            return False
+        return True
+
+    def on_stop(self) -> None:
+        """Store what is decided."""
+        self._flush()
+
+    def on_failure(self, *_error: object) -> None:
+        """Store what is decided."""
+        self._flush()
+
+    def _flush(self) -> None:
+        """Store the batch, and answer; or each of its commands alone, if that is not to be."""
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        try:
+            if not self._store_batch(batch):
+                for decided in batch:
+                    try:
+                        decided.answer.give(self._execute_alone(decided.command))
+                    except Exception as error:  # noqa: BLE001  # it goes to its caller
+                        decided.answer.fail(error)
+        finally:
+            for decided in batch:
+                decided.answer.fail(OutcomeUnknown())  # an interrupt; who has an answer keeps it
+
+    def _store_batch(self, batch: Sequence[_Decided]) -> bool:
+        """Store a batch, and answer; false if each of its commands is to be carried out alone."""
+        aggregate, self._aggregate = self._aggregate, None
+        events = [event for decided in batch for event in decided.events]
+        try:
+            if events and not self._save(events):
+                return False
+        except OutcomeUnknown as error:
+            for decided in batch:
+                decided.answer.fail(_unknown(error))
+            return True
+        except Exception:  # noqa: BLE001  # nothing is stored, perhaps because of one of them
+            return False
+        self._aggregate = aggregate
+        made = [event for decided in batch for event in decided.decision.events]
+        self._look_ahead(aggregate, made)
+        for decided in batch:
+            decided.answer.give(decided.decision)
+        return True
+
+    def _execute_alone(self, command: Command) -> Decision[Any]:
+        try:
+            return self._execute(command)
+        except BaseException:
+            self._aggregate = None
+            raise
+
+    def validate(self, command: Command) -> Decision[Any]:
+        """Carry out a command on a copy."""
+        self._flush()
+        first = self._receipts.find(command.terms.command_id)
+        if first is not None:
+            return self._receipts.repeat(first, command, self.key)
+        version = 0
+        try:
+            aggregate, version = self._load_or_make(command)
+        finally:
+            if version == 0:
+                self._leave()
+        return self._decide(command, copy.deepcopy(aggregate))
+
+    def on_receive(self, message: object) -> None:
+        """Store the batch, and take a snapshot if it says so."""
+        self._flush()
+        if isinstance(message, _TakeSnapshot) and self._aggregate is not None:
+            self._snapshots.take(self._aggregate)
+
+    def _execute(self, command: Command) -> Decision[Any]:
+        for _ in range(self._attempts):
+            was_in_memory = self._aggregate is not None
+            version = 0
+            try:
+                aggregate, version = self._load_or_make(command)
+                decision = self._decide(command, aggregate)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it goes to the caller
+                self._aggregate = None
+                if was_in_memory and version and self._is_old(version):
+                    continue  # another process may have given it reason to decide otherwise
+                return self._refuse(command, version, error)
+            is_stored, first = self._store(command, decision)
+            if is_stored:
+                self._aggregate = aggregate
+                if decision.events or not was_in_memory:
+                    self._look_ahead(aggregate, decision.events)
+                return decision
+            self._aggregate = None
+            if first is not None:
+                return self._receipts.repeat(first, command, self.key)
+            if command.must_be_new:
+                raise AggregateExists(self.key)
+        raise ConcurrencyError(self.key, attempts=self._attempts)
+
+    def _load_or_make(self, command: Command) -> tuple[Any, int]:
+        """Return the aggregate and its version, which is 0 if this has made it.
+
+        Raises:
+            AggregateExists: if it must be new, and is not.
+            AggregateNotFoundError: if there is none, and the command makes none.
+            ConcurrencyError: if it is not of the version that the caller expects.
+        """
+        expected = command.terms.expected_version
+        if expected is not None and self._aggregate is not None:
+            if self._aggregate.version == expected:
+                return self._aggregate, expected
+            self._aggregate = None  # the caller may know more
+        aggregate, version = self._aggregate, None
+        if aggregate is None and not command.must_be_new:
+            with contextlib.suppress(AggregateNotFoundError) if command.new else _NOTHING:
+                aggregate = self._aggregate = self._snapshots.load(self.key)
+        if aggregate is None:
+            assert command.new is not None
+            aggregate, version = command.new(), 0
+            if aggregate.id != self.key:
+                message = f"{aggregate!r} was made for the id {self.key!r}, which it does not have"
+                raise ValueError(message)
+        elif command.must_be_new:
+            raise AggregateExists(self.key)
+        if version is None:
+            version = aggregate.version
+        if expected is not None and version != expected:
+            raise ConcurrencyError(self.key, expected=expected, found=version)
+        return aggregate, version
+
+    def _decide(self, command: Command, aggregate: Any) -> Decision[Any]:
+        result = command.run(aggregate)
+        events = tuple(aggregate.collect_events())
+        if events and not command.stores:
+            message = f"a query must not trigger events, and this one has: {events}"
+            raise TypeError(message)
+        return Decision(result, aggregate.version, events)
+
+    def _refuse(self, command: Command, version: int, error: Exception) -> Decision[Any]:
+        """Answer a command of which nothing has come but an error."""
+        if version == 0:
+            self._leave()
+        command_id = command.terms.command_id
+        first = self._receipts.find(command_id)
+        if first is None and command_id is not None and isinstance(error, self._refusals):
+            receipt = self._receipts.of_refusal(command, self.key, version, error)
+            if not self._save([receipt]):
+                first = self._receipts.find(command_id)
+        if first is not None:
+            return self._receipts.repeat(first, command, self.key)
+        raise error
+
+    def _store(
+        self, command: Command, decision: Decision[Any]
+    ) -> tuple[bool, ReceiptBase[Any] | None]:
+        """Store what was decided; if that is not to be, return the receipt that is in its way."""
+        events = self._to_store(command, decision)
+        if not events or self._save(events):
+            return True, None
+        return False, self._receipts.find(command.terms.command_id)
+
+    def _to_store(
+        self, command: Command, decision: Decision[Any]
+    ) -> list[DomainEventProtocol[Any]]:
+        events: list[DomainEventProtocol[Any]] = [*decision.events]
+        if command.terms.command_id is not None:
+            events.append(self._receipts.of_answer(command, self.key, decision))
+        return events
+
+    def _save(self, events: Sequence[DomainEventProtocol[Any]]) -> bool:
+        """Store events, and tell whether they are stored; if not, others are at their versions.
+
+        Raises:
+            OutcomeUnknown: if that cannot be found out.
+            Exception: what the store has failed with, if nothing is stored.
+        """
+        try:
+            # Not the aggregate: the application would keep it, and take snapshots before we answer.
+            self._app.save(*events)
+        except _NOT_STORED:
+            raise
+        except Exception as error:
+            try:
+                outcome = look_up(self._app.events, events)
+            except Exception:  # noqa: BLE001  # the first error says more
+                raise OutcomeUnknown from error
+            if outcome is Outcome.NOBODYS:
+                raise
+            if outcome is Outcome.OURS and not isinstance(error, IntegrityError):
+                what = "the store has failed, but the events of %r are stored"
+                log(logging.WARNING, what, self.key, error=error)
+            return outcome is Outcome.OURS
+        return True
+
+    def _is_old(self, version: int) -> bool:
+        recorder = self._app.events.recorder
+        return bool(recorder.select_events(self.key, gt=version, limit=1))
+
+    def _look_ahead(self, aggregate: Any, events: Sequence[DomainEventProtocol[Any]]) -> None:
+        """See to what may follow from a command, once it is stored: nothing of this can fail it."""
+        if self._snapshots.are_due(aggregate, events):
+            with contextlib.suppress(pykka.ActorDeadError):  # it is stopping
+                self.actor_ref.tell(_TakeSnapshot())
+        try:
+            idle = self._retirement.after(aggregate, events, self._idle)
+            if self._is_leaving or idle != self._idle:
+                self.passivate(idle)
+                self._idle, self._is_leaving = idle, False
+        except Exception as error:  # noqa: BLE001  # the user's function
+            log(logging.ERROR, "passivate_after has failed for %r", self.key, error=error)
+
+    def _leave(self) -> None:
+        """Go, as soon as nothing waits: there is no aggregate, or it cannot be loaded."""
+        self.passivate(0)
+        self._is_leaving = True
+
+
+def _unknown(error: OutcomeUnknown) -> OutcomeUnknown:
+    """Return one like it: two threads must not raise the same."""
+    another = OutcomeUnknown()
+    another.__cause__ = error.__cause__
+    return another
+
+
+_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()

@@ -1,0 +1,177 @@
+"""A save that does not end as it should is looked up in the store: nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+from eventsourcing.cipher import AESCipher
+from eventsourcing.persistence import (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    PersistenceError,
+)
+
+from pykka_registry.eventsourcing import OutcomeUnknown, live_aggregates
+from tests.eventsourcing.accounts import (
+    ADA,
+    Account,
+    Insertions,
+    balance,
+    failing,
+    open_bank,
+    stored,
+)
+
+if TYPE_CHECKING:
+    from tests.eventsourcing.support import Store
+
+LOST = [OperationalError("lost"), InterfaceError("lost"), RuntimeError("lost"), OutcomeUnknown()]
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("command_id", [None, "a"])
+def test_a_command_whose_acknowledgement_is_lost_is_done(
+    error: Exception, command_id: str | None, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        insertions = Insertions(bank.recorder)
+        insertions.after.append(failing(error))
+        assert account.using(command_id=command_id).call(Account.deposit, Decimal(1)) == 1
+        assert account.query(balance) == stored(bank).balance == 1
+        insertions.after.append(failing(error))
+        assert accounts.create(Account, "Eve").query(balance) == 0
+        assert len(insertions.sizes) == 2
+    assert caplog.record_tuples[0][:2] == ("pykka_registry", logging.WARNING)
+    assert "the store has failed, but the events" in caplog.text
+
+
+@pytest.mark.parametrize("command_id", [None, "a"])
+@pytest.mark.parametrize("cipher", [False, True])
+def test_a_recorder_that_writes_twice_does_it_once(
+    command_id: str | None, cipher: bool, store: Store
+) -> None:
+    """As the library's for PostgreSQL does, if the acknowledgement of its first try is lost."""
+    settings = {
+        "CIPHER_TOPIC": "eventsourcing.cipher:AESCipher",
+        "CIPHER_KEY": AESCipher.create_key(16),
+    }
+    with (
+        open_bank(store, settings=settings if cipher else None) as bank,
+        live_aggregates(bank, Account) as accounts,
+    ):
+        account = accounts.create(Account, "Ada")
+        insertions = Insertions(bank.recorder)
+        insert = insertions.insert_events
+        insertions.after.append(insert)
+        command = account.using(command_id=command_id)
+        assert command.call(Account.deposit, Decimal(1)) == 1
+        insertions.after.append(insert)
+        assert accounts.create(Account, "Eve").query(balance) == 0
+        assert len(insertions.sizes) == 4
+        assert account.query(balance) == stored(bank).balance == 1
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_a_command_that_was_not_stored_says_so(error: Exception, store: Store) -> None:
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        insertions = Insertions(bank.recorder)
+        insertions.before.append(failing(error))
+        with pytest.raises(type(error)):
+            account.call(Account.deposit, Decimal(1))
+        assert account.query(balance) == stored(bank).balance == 0
+        assert account.call(Account.deposit, Decimal(1)) == stored(bank).balance == 1
+
+
+def test_what_the_store_refuses_is_not_looked_up(popo: Store) -> None:
+    with open_bank(popo) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        insertions = Insertions(bank.recorder)
+        insertions.before.append(failing(DataError("too large")))
+        with pytest.raises(DataError, match="too large"):
+            account.call(Account.deposit, Decimal(1))
+        assert account.call(Account.deposit, Decimal(1)) == 1
+
+
+def test_an_integrity_error_of_something_else_is_the_callers(popo: Store) -> None:
+    with open_bank(popo) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        Insertions(bank.recorder).before.append(failing(IntegrityError("a trigger of yours")))
+        with pytest.raises(IntegrityError, match="a trigger of yours"):
+            account.call(Account.deposit, Decimal(1))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_outcome_that_cannot_be_learned_is_unknown(moment: str, store: Store) -> None:
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada").using(command_id="a")
+        insertions = Insertions(bank.recorder)
+        select = bank.recorder.select_events
+
+        def break_down(_events: object) -> None:
+            vars(bank.recorder)["select_events"] = failing(OperationalError("down"))
+            raise OperationalError("going down")
+
+        getattr(insertions, moment).append(break_down)
+        with pytest.raises(OutcomeUnknown) as raised:
+            account.call(Account.deposit, Decimal(1))
+        assert isinstance(raised.value, PersistenceError)
+        assert str(raised.value.__cause__) == "going down"
+        vars(bank.recorder)["select_events"] = select
+        # With a command id it can be sent again, whatever has happened.
+        assert account.call(Account.deposit, Decimal(1)) == 1
+        assert accounts.ref(ADA).query(balance) == stored(bank).balance == 1
+
+
+def test_a_rival_at_the_same_version_is_told_from_ourselves(store: Store) -> None:
+    """Even if an error says nothing, and it has done nearly the same."""
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        insertions = Insertions(bank.recorder)
+
+        def rival(_events: object, amount: int = 1) -> None:
+            theirs: Account = stored(bank)
+            theirs.deposit(Decimal(amount))
+            bank.save(theirs)
+            raise OperationalError("lost")
+
+        insertions.before.append(rival)
+        assert account.call(Account.deposit, Decimal(1)) == stored(bank).balance == 2
+
+        def close(_events: object) -> None:
+            theirs: Account = stored(bank)
+            theirs.close()
+            bank.save(theirs)
+
+        insertions.before.append(close)
+        assert account.call(Account.deposit, Decimal(1)) == 3
+
+
+@pytest.mark.parametrize("command_id", [None, "a"])
+def test_a_rival_that_has_done_the_same_in_the_same_microsecond_is_told_by_the_command_id(
+    command_id: str | None, store: Store
+) -> None:
+    """Without one nothing tells equal events from our own: a limit, which the docs state."""
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada").using(command_id=command_id)
+        insertions = Insertions(bank.recorder)
+        insertions.before.append(lambda events: insertions.insert_events(events[:1]))
+        expected = 2 if command_id else 1
+        assert account.call(Account.deposit, Decimal(1)) == expected
+        assert stored(bank).balance == expected
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_while_it_stores_leaves_what_is_stored(moment: str, popo: Store) -> None:
+    with open_bank(popo) as bank, live_aggregates(bank, Account, backoff=(0, 0)) as accounts:
+        account = accounts.create(Account, "Ada")
+        getattr(Insertions(bank.recorder), moment).append(failing(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            account.call(Account.deposit, Decimal(1))
+        assert account.query(balance) == stored(bank).balance == (moment == "after")

@@ -1,0 +1,268 @@
+"""A command that has an id is done once, and gets its first answer whenever it is sent again."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+from eventsourcing.domain import Aggregate
+from eventsourcing.persistence import OperationalError
+
+from pykka_registry.eventsourcing import (
+    AggregateExists,
+    CommandIdReused,
+    Decision,
+    LiveAggregates,
+    Receipt,
+    live_aggregates,
+    receipt_id,
+)
+from tests.eventsourcing.accounts import (
+    ADA,
+    Account,
+    Bank,
+    Insertions,
+    Overdrawn,
+    Refusal,
+    balance,
+    failing,
+    open_bank,
+    stored,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from tests.eventsourcing.support import Store
+
+
+@pytest.fixture
+def bank(popo: Store) -> Generator[Bank]:
+    with open_bank(popo) as bank:
+        yield bank
+
+
+@pytest.fixture
+def accounts(bank: Bank) -> Generator[LiveAggregates[Account]]:
+    with live_aggregates(bank, Account, refusals=[Refusal]) as accounts:
+        yield accounts
+
+
+def test_a_command_that_is_sent_again_gets_its_first_answer(store: Store) -> None:
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        insertions = Insertions(bank.recorder)
+        command = account.using(command_id=UUID(int=1))
+        assert command.execute(Account.deposit, Decimal(5)).version == 2
+        assert insertions.sizes == [2]  # the event and the receipt
+        account.call(Account.deposit, Decimal(1))
+        for _ in range(2):
+            again = command.execute(Account.deposit, Decimal(5))
+            assert again == Decision(Decimal(5), 2, (), is_repeated=True)
+            account.stop()
+        assert command.submit(Account.deposit, Decimal(5)).get() == 5
+        assert account.query(balance) == 6
+        with live_aggregates(bank, Account) as others:  # another process, or years later
+            other = others.ref(ADA).using(command_id=UUID(int=1))
+            assert other.call(Account.deposit, Decimal(5)) == 5
+        assert stored(bank).balance == 6
+
+
+def test_a_receipt_is_an_event_of_its_own_stream(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    account.using(command_id="a").call(Account.deposit, Decimal(5))
+    receipt = accounts.receipt("a")
+    assert isinstance(receipt, Receipt)
+    assert receipt.originator_id == receipt_id("a")
+    assert (receipt.command_id, receipt.command, receipt.result) == ("a", "deposit", 5)
+    assert (UUID(receipt.aggregate_id), receipt.aggregate_version) == (ADA, 2)
+    assert accounts.receipt("b") is None
+    log = bank.notification_log.select(1, 10)
+    assert [item.originator_id for item in log] == [ADA, ADA, receipt_id("a")]
+    assert log[-1].topic == "pykka_registry.eventsourcing:Receipt"
+    [from_log] = [bank.mapper.to_domain_event(log[-1])]
+    assert from_log == receipt
+
+
+def test_a_refusal_once_given_stays_and_is_raised_as_it_was(
+    accounts: LiveAggregates[Account],
+) -> None:
+    account = accounts.create(Account, "Ada")
+    command = account.using(command_id="a")
+    with pytest.raises(Overdrawn) as first:
+        command.call(Account.withdraw, Decimal(5))
+    account.call(Account.deposit, Decimal(100))
+    for _ in range(2):
+        with pytest.raises(Overdrawn) as again:
+            command.call(Account.withdraw, Decimal(5))
+        assert again.value is not first.value
+        assert again.value.args == first.value.args == ("there are only 0", Decimal(0))
+        assert again.value.amount == first.value.amount == Decimal(5)
+        account.stop()
+    receipt = accounts.receipt("a")
+    assert receipt is not None
+    assert receipt.refusal == "tests.eventsourcing.accounts:Overdrawn"
+    assert account.query(balance) == 100
+
+
+def test_any_other_exception_leaves_no_receipt(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    command = account.using(command_id="a")
+    with pytest.raises(ValueError, match="missing"):
+        command.call(Account.move, [Decimal(1), Decimal(0)])
+    assert accounts.receipt("a") is None
+    assert command.call(Account.move, [Decimal(1), Decimal(2)]) == 2
+    with live_aggregates(bank, Account) as nothing_registered:
+        other = nothing_registered.ref(ADA).using(command_id="b")
+        with pytest.raises(Overdrawn):
+            other.call(Account.withdraw, Decimal(5))
+        assert other.call(Account.withdraw, Decimal(1)) == 2
+
+
+def test_a_command_that_could_not_be_done_twice_gets_its_first_answer(
+    accounts: LiveAggregates[Account],
+) -> None:
+    account = accounts.create(Account, "Ada").using(command_id="a")
+    for _ in range(2):
+        account.call(Account.close)
+
+
+def test_a_command_that_decides_nothing_is_done_by_that(
+    accounts: LiveAggregates[Account],
+) -> None:
+    account = accounts.create(Account, "Ada")
+    account.using(command_id="a").call(Account.move, [])
+    receipt = accounts.receipt("a")
+    assert receipt is not None
+    assert (receipt.result, receipt.aggregate_version) == (0, 1)
+
+
+def test_to_create_is_a_command_too(bank: Bank, accounts: LiveAggregates[Account]) -> None:
+    command = accounts.using(command_id="a")
+    account = command.create(Account, "Ada")
+    for _ in range(2):
+        assert command.create(Account, "Ada") == account
+        account.stop()
+    with pytest.raises(AggregateExists):
+        accounts.using(command_id="b").create(Account, "Ada")
+    assert accounts.using(command_id="c").get_or_create(Account, "Ada") == account
+    assert stored(bank).version == 1
+
+
+def test_an_aggregate_whose_id_is_chance_is_created_once(bank: Bank) -> None:
+    with live_aggregates(bank, Dog) as dogs:
+        command = dogs.using(command_id="a")
+        fido = command.create(Dog, "Fido")
+        assert command.create(Dog, "Fido") == fido
+        with pytest.raises(CommandIdReused):
+            command.create(Dog, "Bello")
+        fido.using(command_id="b").call(Dog.bark)
+    assert len(bank.notification_log.select(1, 10)) == 4
+
+
+class Dog(Aggregate):
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.barks = 0
+
+    def bark(self) -> None:
+        self.trigger_event(self.Barked)
+
+    class Barked(Aggregate.Event):
+        def apply(self, dog: Dog) -> None:
+            dog.barks += 1
+
+
+def test_an_id_that_belongs_to_another_command_is_refused(
+    accounts: LiveAggregates[Account],
+) -> None:
+    account = accounts.create(Account, "Ada").using(command_id="a")
+    account.call(Account.deposit, Decimal(1))
+    with pytest.raises(CommandIdReused, match="used before, for deposit") as raised:
+        account.call(Account.deposit, Decimal(2))
+    assert (raised.value.command_id, raised.value.command) == ("a", "deposit")
+    with pytest.raises(CommandIdReused):
+        account.call(Account.withdraw, Decimal(1))
+    other = accounts.create(Account, "Eve").using(command_id="a")
+    with pytest.raises(CommandIdReused):
+        other.call(Account.deposit, Decimal(1))
+    assert accounts.ref(ADA).query(balance) == 1
+    assert accounts.ref(other.id).query(balance) == 0
+
+
+def test_arguments_that_no_event_could_carry_are_no_hindrance(
+    accounts: LiveAggregates[Account],
+) -> None:
+    account = accounts.create(Account, "Ada").using(command_id="a")
+    for _ in range(2):
+        assert account.call(Account.call, lambda: 5) == 5
+
+
+def test_an_answer_that_a_receipt_cannot_keep_is_refused(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    with pytest.raises(TypeError, match=r"pair has returned \('Ada'.*register a transcoding"):
+        account.using(command_id="a").call(Account.pair)
+    with pytest.raises(TypeError):
+        account.using(command_id="a").call(Account.call, object)
+    assert accounts.receipt("a") is None
+    assert bank.recorder.max_notification_id() == 1
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_refusal_whose_acknowledgement_is_lost_is_given_once(
+    moment: str, accounts: LiveAggregates[Account], bank: Bank
+) -> None:
+    account = accounts.create(Account, "Ada")
+    command = account.using(command_id="a")
+    getattr(Insertions(bank.recorder), moment).append(failing(OperationalError("lost")))
+    with pytest.raises(Overdrawn if moment == "after" else OperationalError):
+        command.call(Account.withdraw, Decimal(5))
+    account.call(Account.deposit, Decimal(5))
+    if moment == "after":
+        with pytest.raises(Overdrawn):
+            command.call(Account.withdraw, Decimal(5))
+    else:
+        assert command.call(Account.withdraw, Decimal(5)) == 0
+
+
+@pytest.mark.parametrize("amount", [Decimal(1), Decimal(9)])
+def test_a_command_that_another_process_does_at_the_same_time_is_done_once(
+    amount: Decimal, store: Store
+) -> None:
+    with (
+        open_bank(store) as bank,
+        live_aggregates(bank, Account, refusals=[Refusal]) as here,
+        live_aggregates(bank, Account, refusals=[Refusal]) as there,
+    ):
+        here.create(Account, "Ada").call(Account.deposit, Decimal(5))
+        answers: list[Any] = []
+
+        def withdraw(live: LiveAggregates[Account]) -> None:
+            try:
+                answers.append(live.ref(ADA).using(command_id="a").call(Account.withdraw, amount))
+            except Overdrawn as refusal:
+                answers.append(refusal.args)
+
+        insertions = Insertions(bank.recorder)
+        insertions.before.append(lambda _: withdraw(there))
+        withdraw(here)
+        assert len(answers) == 2
+        assert answers[0] == answers[1]
+        assert len(insertions.sizes) == 2
+        assert stored(bank).balance == 5 - (amount if amount == 1 else 0)
+
+
+def test_ids_of_commands_are_of_one_space(accounts: LiveAggregates[Account]) -> None:
+    command_id = uuid4()
+    account = accounts.create(Account, "Ada")
+    account.using(command_id=command_id).call(Account.deposit, Decimal(1))
+    assert account.using(command_id=str(command_id)).call(Account.deposit, Decimal(1)) == 1
+    assert account.query(balance) == 1
