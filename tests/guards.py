@@ -631,25 +631,11 @@ GUARDS = [
         "tests/test_mending.py -k interrupted_anywhere_is_taken",
     ),
     Guard(
-        "one task at most waits in a pool for an actor",
-        "_inbox.py",
-        "            if self._is_submitted:\n                return False\n",
-        "",
-        "tests/test_pooled.py -k waits_in_its_pool_once",
-    ),
-    Guard(
         "one batch goes by, and others get theirs",
         "_turns.py",
         "            for _ in range(BATCH):\n",
         "            while True:\n",
         "tests/test_pooled.py -k starves",
-    ),
-    Guard(
-        "a helper goes on once it is answered",
-        "_turns.py",
-        "                if until is not None and until.done():\n                    break\n",
-        "",
-        "tests/test_pooled.py -k goes_on_with_its_own",
     ),
     Guard(
         "with a timeout nobody helps",
@@ -757,20 +743,6 @@ GUARDS = [
         "            target.rescue()\n\n",
         "            pass\n\n",
         "tests/test_pooled.py -k awaits_in_a_handler",
-    ),
-    Guard(
-        "a loop is woken by a call that is meant for other threads",
-        "_future.py",
-        "                loop.call_soon_threadsafe(wake)\n",
-        "                wake()\n",
-        "tests/test_pooled.py -k to_await_an_answer",
-    ),
-    Guard(
-        "an answer that comes when the loop is closed hurts nobody",
-        "_future.py",
-        "            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile\n",
-        "            if True:\n",
-        "tests/test_pooled.py -k loop_that_awaited",
     ),
     Guard(
         "a forked child has a pool of its own",
