@@ -100,9 +100,9 @@ GUARDS = [
     ),
     Guard(
         "leftover asks are answered before on_stop and stop_all run",
-        "_life.py",
-        "    def _die(self) -> None:\n        self.hide()\n        self.stopped.set()\n",
-        "    def _die(self) -> None:\n        self.hide()\n",
+        "_flag.py",
+        "            self._whose.end()\n",
+        "            pass\n",
         "tests/test_shutdown.py::test_system_exit_while_others_are_blocked_on_asks",
     ),
     Guard(
