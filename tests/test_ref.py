@@ -947,6 +947,7 @@ class Scene:
             for thread in threading.enumerate():
                 if thread.name.startswith("Held-"):
                     join(thread)
+            poll(lambda: no_row_remains(self.registry))  # on the pool there is none to join
         assert no_row_remains(self.registry)
 
     def _make_absent(self, _: object) -> None:
