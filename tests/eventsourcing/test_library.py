@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from unittest import TestCase
@@ -23,6 +24,7 @@ import pykka_registry.eventsourcing.popo as our_popo
 import pykka_registry.eventsourcing.postgres as our_postgres
 import pykka_registry.eventsourcing.sqlite as our_sqlite
 from pykka_registry.eventsourcing import GroupCommitProcessRecorder, GroupCommitRecorder
+from tests.support import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -46,6 +48,11 @@ class _OnStore(TestCase):
             monkeypatch.setenv(name, value)  # where the library's applications look
         with ExitStack() as self.open:
             yield
+            # One of the library's tests leaves threads that read once more while a store closes,
+            # and SQLite crashes if a connection is closed that is in use.
+            for thread in threading.enumerate():
+                if "read_continuously" in thread.name:
+                    thread.join(PATIENCE)
 
 
 class _OnPOPO(_OnStore):
