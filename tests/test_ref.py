@@ -36,6 +36,7 @@ from tests.support import (
     in_threads,
     join,
     nothing_remains,
+    poll,
     start_thread,
     told_when,
     wait_for,
