@@ -379,7 +379,8 @@ GUARDS = [
         "        self._move(entry, State.ACTIVE)\n",
         "        self._move(entry, State.ACTIVE)\n"
         "        __import__('time').sleep(0.001)\n"
-        "        incarnation.inbox.extend(self._take_queue(entry))\n",
+        "        for letter in self._take_queue(entry):\n"
+        "            incarnation.inbox.accept(letter)\n",
         "tests/test_delivery.py -k stays_in_order_while",
     ),
     Guard(
@@ -591,14 +592,14 @@ GUARDS = [
         "_frames.py",
         "                _empty(passed.tb_frame, cls)\n",
         "                pass\n",
-        "tests/test_supervision.py -k dead_letter_keeps",
+        "tests/test_supervision.py -k keeps_the_actor",
     ),
     Guard(
         "a failure keeps no actor: the frames that had called those are emptied",
         "_frames.py",
         "                _empty(frame, cls)\n",
         "                pass\n",
-        "tests/test_supervision.py -k dead_letter_keeps",
+        "tests/test_supervision.py -k keeps_the_actor",
     ),
     Guard(
         "a turn is claimed in one step",
@@ -614,7 +615,7 @@ GUARDS = [
         "_inbox.py",
         "                if not self._envelopes and self._park(reader):\n",
         "                if self._park(reader):\n",
-        "tests/test_pooled.py -k handled_one_at_a_time",
+        "tests/test_inbox.py -k has_not_left",
     ),
     Guard(
         "a turn that is cut short is due again",

@@ -10,12 +10,23 @@ import pytest
 from pykka._envelope import Envelope
 
 from pykka_registry._future import Future
-from pykka_registry._inbox import Inbox
+from pykka_registry._inbox import NOTHING, Inbox
 from tests.support import PATIENCE, in_threads, join, start_thread, tiny_switch_interval, wait_for
 
 
 def dead() -> pykka.ActorDeadError:
     return pykka.ActorDeadError("closed")
+
+
+class Reader:
+    """Runs in turns, and counts what it is woken for."""
+
+    woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    wake_if_due = wake
 
 
 def test_it_is_first_in_first_out() -> None:
@@ -70,6 +81,20 @@ def test_what_comes_as_the_reader_gives_up_is_not_lost(monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Lock", Late)
         assert inbox.get(timeout=1) is envelope
+
+
+def test_who_leaves_with_something_to_do_has_not_left() -> None:
+    """It comes after the reader has found nothing, and before it leaves: nobody is woken for it."""
+    inbox, reader, envelope = Inbox(), Reader(), Envelope[Any](1)
+    inbox.begin()
+    assert inbox.take() is NOTHING
+    inbox.put(envelope)
+    assert inbox.leave(reader) is True
+    assert inbox.claim_due()
+    assert inbox.take() is envelope
+    assert inbox.take() is NOTHING
+    assert inbox.leave(reader) is False
+    assert reader.woken == 0
 
 
 def test_closing_hands_back_what_was_left_and_refuses_the_rest() -> None:

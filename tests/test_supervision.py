@@ -1329,6 +1329,8 @@ class Chained(Remembered):
                 raise ExceptionGroup("all", [saved, error]) from None
             if message == "never raised":
                 raise OSError("start") from ValueError("never raised")
+            if message == "handed up":
+                raise OSError("start") from self._hand_up()
             if message == "a circle":
                 error.__context__ = saved
                 saved.__context__ = error
@@ -1345,14 +1347,26 @@ class Chained(Remembered):
         except LookupError as error:
             yield error
 
+    def _hand_up(self) -> Exception:
+        # No traceback has this frame: what it returns was caught below it.
+        return _caught()
+
     def _fail(self) -> None:
         raise LookupError(id(self))
+
+
+def _caught() -> Exception:
+    try:
+        int("no number")
+    except ValueError as error:
+        return error
+    raise AssertionError
 
 
 @pytest.mark.parametrize(
     "how",
     [
-        *("__cause__", "__context__", "a circle", "a group", "never raised"),
+        *("__cause__", "__context__", "a circle", "a group", "never raised", "handed up"),
         *("in on_start", "in constructor"),
     ],
 )
