@@ -4,8 +4,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 
 # The modules of tests whose aggregates run on threads, and once more on the pool.
-ON_BOTH := aggregate ceiling delivery events foreign hostile_keys mending model passivation races ref registry shutdown \
-	supervision waits watch x3m_defects
+ON_BOTH := aggregate ceiling delivery events foreign model passivation races ref registry shutdown supervision waits \
+	watch x3m_defects
 
 .PHONY: help demo test check guards model wheel bench clean
 

@@ -202,9 +202,10 @@ class Admission:
 
     def _wanted(self) -> int:
         """Return how many more places are needed than are about to come free."""
+        if not self.is_full:
+            return 0
         width = max(self._max_starting - len(self._starting), len(self._urgent))
-        startable = min(len(self._waiting), width)
-        return startable - len(self._leaving) if self.is_full else 0
+        return min(len(self._waiting), width) - len(self._leaving)
 
     def _relieve(self, later: Later) -> None:
         """Ask as many to go as places are wanted, the coldest idle ones first.

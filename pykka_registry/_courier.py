@@ -60,7 +60,7 @@ class _Notice:
 class Courier:
     """One registry's way to its listeners.
 
-    `_thread`, `_ended` and `_listeners` are written under `_lock` only; the last is a tuple, and
+    `_thread`, `_ended` and `listeners` are written under `_lock` only; the last is a tuple, and
     read without it.
     """
 
@@ -68,25 +68,24 @@ class Courier:
         self._name = name
         self._inbox = Inbox()
         self._lock = threading.Lock()
-        self._listeners: tuple[Ref, ...] = ()
+        self.listeners: tuple[Ref, ...] = ()
         self._thread: threading.Thread | None = None
         self._ended = False
 
     def subscribe(self, listener: Ref) -> None:
         """Tell `listener` of everything that is announced from now on."""
         with self._lock:
-            if listener not in self._listeners:
-                self._listeners = (*self._listeners, listener)
+            if listener not in self.listeners:
+                self.listeners = (*self.listeners, listener)
 
     def unsubscribe(self, listener: Ref) -> None:
         """Tell `listener` no more."""
         with self._lock:
-            self._listeners = tuple(ref for ref in self._listeners if ref is not listener)
+            self.listeners = tuple(ref for ref in self.listeners if ref is not listener)
 
     def announce(self, event: Registered | Terminated) -> None:
-        """Have the event told to all listeners."""
-        if self._listeners:
-            self.post(event, self._listeners)
+        """Have the event told to all listeners; to make one for none takes longer than to look."""
+        self.post(event, self.listeners)
 
     def post(
         self, event: Registered | Terminated | DeadLetter, listeners: Sequence[Ref | Hook]

@@ -17,6 +17,8 @@ __all__ = ["DeadLetter", "DeadLetterReason", "EndReason", "Registered", "Stats",
 class EndReason(enum.Enum):
     """Why an incarnation ended."""
 
+    __hash__ = object.__hash__  # an enum's own hashes its name, in Python
+
     STOPPED = "stopped"
     """It was asked to stop, by itself or from outside."""
 
@@ -79,6 +81,8 @@ class Terminated:
 
 class DeadLetterReason(enum.Enum):
     """Why a message that was told, and accepted, was not handled."""
+
+    __hash__ = object.__hash__  # as above
 
     ENDED = "ended"
     """It was left over when an incarnation ended, and nobody could take it over: it was sent

@@ -616,7 +616,9 @@ class Rows(abc.ABC):
         self, incarnation: Incarnation, reason: EndReason, cause: BaseException | None
     ) -> None:
         self._ends[reason] += 1
-        self.courier.announce(Terminated(incarnation.entry.key, incarnation.number, reason, cause))
+        if self.courier.listeners:
+            key, number = incarnation.entry.key, incarnation.number
+            self.courier.announce(Terminated(key, number, reason, cause))
 
     def _set_quiet(self, incarnation: Incarnation, *, quiet: bool) -> None:
         if incarnation.quiet is not quiet:

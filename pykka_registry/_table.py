@@ -355,12 +355,14 @@ class Table(Rows):
         entry.restarts = False
         incarnation.due_by = 0.0
         self._activations += 1
-        left_over = itertools.islice(entry.queue, entry.left_over)
-        self._redelivered += sum(not is_stop(letter.message) for letter in left_over)
-        # Before anybody can find the actor, so that nobody's next letter overtakes one of these.
-        incarnation.inbox.extend(self._take_queue(entry))
+        if entry.queue:
+            left_over = itertools.islice(entry.queue, entry.left_over)
+            self._redelivered += sum(not is_stop(letter.message) for letter in left_over)
+            # Before anybody can find the actor, so that nobody's next letter overtakes these.
+            incarnation.inbox.extend(self._take_queue(entry))
         self._move(entry, State.ACTIVE)
-        self.courier.announce(Registered(entry.key, incarnation.number, ref))
+        if self.courier.listeners:
+            self.courier.announce(Registered(entry.key, incarnation.number, ref))
         requests, entry.requests = entry.requests, ()
         for request in requests:
             after.do(request.future.give, ref)
@@ -458,7 +460,10 @@ class Table(Rows):
                 told.append(envelope.message)
             else:
                 asked.append(envelope)
-        self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, life.cause, after.do)
+        if told:
+            self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, life.cause, after.do)
+        if not letters:
+            return asked
         if entry.state is State.STOPPING and entry.incarnation is incarnation:
             entry.queue = deque([*letters, *entry.queue])
             entry.left_over += len(letters)
@@ -970,7 +975,8 @@ class Table(Rows):
         after = After()
         try:
             with self._lock:
-                self._mend(after)
+                if self._is_torn:
+                    self._mend(after)
                 self._is_torn = True
                 try:
                     result = decide(after)

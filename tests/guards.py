@@ -340,7 +340,7 @@ GUARDS = [
         "an event is told to those who had subscribed",
         "_courier.py",
         "            for listener in notice.listeners:\n",
-        "            for listener in self._listeners:\n",
+        "            for listener in self.listeners:\n",
         "tests/test_events.py -k had_subscribed",
     ),
     Guard(

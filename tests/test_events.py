@@ -139,7 +139,7 @@ def test_a_dead_listener_is_dropped(
     dead.stop()
     counters.get_or_start("a").stop()
     assert len(told_count(listener, 2)) == 2
-    assert counters._table.courier._listeners == (listener,)
+    assert counters._table.courier.listeners == (listener,)
 
 
 def test_a_failing_listener_disturbs_nobody(
@@ -190,7 +190,7 @@ def test_subscribing_works_as_a_message(
     ref = counters.get_or_start("a")
     assert told_count(listener, 1) == [Registered("a", 1, ref)]
     counters.proxy().unsubscribe(listener).get()
-    assert counters._table.courier._listeners == ()
+    assert counters._table.courier.listeners == ()
 
 
 def test_shutdown_tells_every_end_before_it_is_over(listener: pykka.ActorRef[Listener]) -> None:
@@ -275,7 +275,7 @@ def test_who_subscribes_when_the_courier_gets_no_thread_is_told_and_not_listed(
         counters.subscribe(listener)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         counters.proxy().subscribe(listener).get()
-    assert counters._table.courier._listeners == ()
+    assert counters._table.courier.listeners == ()
     assert counters.ref("a").call(Counting.add) == 1
     assert counters.drain() == []
 
