@@ -1187,7 +1187,9 @@ def missed(guard: Guard) -> bool:
             )
             raise LookupError(message)
         path.write_text(source.replace(guard.guard, guard.without), "utf-8")
-        command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider"]
+        # Without what takes longer to import than most of these tests run; `@given` works without.
+        plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist"]
+        command = [sys.executable, "-m", "pytest", "-qx", *plugins]
         done = subprocess.run(
             [*command, "-o", f"faulthandler_timeout={SECONDS_PER_TEST}", *guard.tests.split()],
             cwd=folder,
