@@ -10,7 +10,10 @@ tried. The exit status tells whether every guard was missed.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -277,6 +280,20 @@ GUARDS = [
         "        if row is None or row.is_over or row.ref is not ref:\n",
         "        if row is None or row.is_over:\n",
         "tests/test_foreign.py",
+    ),
+    Guard(
+        "who waits is woken though an interrupt comes right after the result",
+        "_future.py",
+        "                _call(waiters)\n        except BaseException:\n            _call(waiters or [])\n",
+        "                _call(waiters)\n        except BaseException:\n",
+        "tests/test_interrupts.py -k who_waits_is_woken",
+    ),
+    Guard(
+        "who is woken twice is no trouble",
+        "_future.py",
+        "    except RuntimeError:  # an interrupt came right after this, and it is done once more\n",
+        "    except LookupError:\n",
+        "tests/test_interrupts.py -k who_waits_is_woken",
     ),
     Guard(
         "a future with a hook is part of the graph",
@@ -1189,19 +1206,33 @@ def missed(guard: Guard) -> bool:
         path.write_text(source.replace(guard.guard, guard.without), "utf-8")
         # Without what takes longer to import than most of these tests run; `@given` works without.
         plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist"]
-        command = [sys.executable, "-m", "pytest", "-qx", *plugins]
-        done = subprocess.run(
-            [*command, "-o", f"faulthandler_timeout={SECONDS_PER_TEST}", *guard.tests.split()],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=180,
-        )
+        options = ["-o", f"faulthandler_timeout={SECONDS_PER_TEST}"]
+        command = [sys.executable, "-m", "pytest", "-qx", *plugins, *options, *guard.tests.split()]
+        status, output = run_in_session(command, folder)
         # 1: a test failed; the timeout ends the run with 1, too. Anything else is not a test's verdict.
-        if done.returncode not in (0, 1):
-            raise RuntimeError(done.stdout + done.stderr)
-        return done.returncode == 1
+        if status not in (0, 1):
+            raise RuntimeError(output)
+        return status == 1
+
+
+def run_in_session(command: list[str], folder: str) -> tuple[int, str]:
+    """Run a command; return its status and output.
+
+    Without its guard a test may leave a process that hangs: what it has started ends with it. The
+    output goes to a file, for such a process would keep a pipe open.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            status = process.wait(timeout=180)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return status, output.read()
 
 
 def main(words: list[str]) -> int:
