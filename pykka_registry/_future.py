@@ -24,6 +24,7 @@ from pykka_registry._exceptions import Overloaded, WaitCycle
 from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import TypeAlias
@@ -227,12 +228,19 @@ class Future(pykka.Future[T]):
             queue.Full: If there is a result already, as in Pykka.
 
         """
-        with self._lock:
-            if self._done:
-                raise queue.Full
-            self._hook = _Hook(func)
-            waiters, self._waiters = self._waiters, None
-        _wake(waiters)
+        waiters: list[Callable[[], object]] | None = None
+        hook = _Hook(func)
+        try:
+            with self._lock:
+                is_done = self._done
+                if not is_done:  # in one, as in `_resolve`
+                    self._hook, waiters, self._waiters = hook, self._waiters, None
+            _call(waiters or [])
+        except BaseException:
+            _call(waiters or [])
+            raise
+        if is_done:
+            raise queue.Full
 
     def begin(self) -> bool:
         """Claim the message for its handler; false if it was withdrawn. Atomic with `withdraw`."""
@@ -261,15 +269,20 @@ class Future(pykka.Future[T]):
             self._value = self._exc_info = None
 
     def _resolve(self, value: Any, exc_info: ExcInfo | None, *, unless_begun: bool = False) -> bool:
-        with self._lock:
-            if self._done or self._hook is not None or (unless_begun and self._begun):
-                return False
-            self._value = value
-            self._exc_info = exc_info
-            waiters, self._waiters = self._waiters, None
-            self._done = True
-        if waiters is not None:
-            _wake(waiters)
+        waiters: list[Callable[[], object]] | None = None
+        try:
+            with self._lock:
+                if self._done or self._hook is not None or (unless_begun and self._begun):
+                    return False
+                self._value = value
+                self._exc_info = exc_info
+                # In one: whoever is interrupted after this has somebody to wake, and before it not.
+                self._done, waiters, self._waiters = True, self._waiters, None
+            if waiters is not None:
+                _call(waiters)
+        except BaseException:
+            _call(waiters or [])
+            raise
         return True
 
     def _when_done(self, waiter: Callable[[], object]) -> None:
@@ -280,7 +293,7 @@ class Future(pykka.Future[T]):
                     self._waiters = []
                 self._waiters.append(waiter)
         if is_done:
-            _wake([waiter])
+            _call([waiter])
 
     def _forget(self, waiter: Callable[[], object]) -> None:
         with self._lock:
@@ -314,7 +327,7 @@ class Future(pykka.Future[T]):
     def _wait(self, deadline: float | None, timeout: float | None) -> None:
         waiter = threading.Lock()
         waiter.acquire()
-        wake = waiter.release
+        wake = partial(_release, waiter)
         with self._lock:
             if self.done():
                 return
@@ -389,33 +402,32 @@ class _HookRun(_waits.Runs):
         self.over.target = self
 
 
-def _wake(waiters: list[Callable[[], object]] | None) -> None:
-    """Call those who wait, in the order in which they came, interrupted or not."""
-    if waiters is None:
-        return
-    waiters.reverse()
-    try:
-        _call(waiters)
-    except BaseException:
-        _call(waiters)
-        raise
-
-
 def _call(waiters: list[Callable[[], object]]) -> None:
-    """Call and take out the waiters from the end; one may be called twice after an interrupt."""
+    """Call and take out those who wait, in the order in which they came.
+
+    After an interrupt this is to be called again with what is left; one may be called twice then.
+    """
     held, _waits.mine.held = _waits.mine.held, None  # a callback may wait for what it sends
     try:
         while waiters:
-            waiter = waiters[-1]
+            waiter = waiters[0]
             try:
                 waiter()
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001  # a callback's own trouble
                 log(logging.ERROR, "callback %r of a future failed", waiter, error=error)
-            waiters.pop()
+            del waiters[0]
     finally:
         _waits.mine.held = held
+
+
+def _release(asleep: LockType) -> None:
+    """Wake the thread that sleeps on the lock, unless that was done before."""
+    try:
+        asleep.release()
+    except RuntimeError:  # an interrupt came right after this, and it is done once more
+        return
 
 
 def _patience() -> float:

@@ -273,3 +273,53 @@ def test_to_begin_and_to_withdraw_is_one_choice() -> None:
             ]
             results = in_threads(calls)
             assert sorted(map(bool, results)) == [False, True]
+
+
+# Callbacks.
+
+
+def test_a_callback_of_one_that_is_done_is_called_at_once_and_its_trouble_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    future: Future[int] = Future()
+    future.set(1)
+    called: list[int] = []
+
+    def fail(done: Future[int]) -> None:
+        called.append(done.get(timeout=0))
+        raise ValueError("trouble")
+
+    future.add_done_callback(fail)
+    assert called == [1]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "trouble" in caplog.text
+
+
+def give(future: Future[int]) -> None:
+    future.set(1)
+
+
+def give_hook(future: Future[int]) -> None:
+    future.set_get_hook(lambda _timeout: 1)
+
+
+@pytest.mark.parametrize("settle", [give, give_hook])
+def test_an_interrupt_in_a_callback_is_raised_when_all_were_called(
+    settle: Callable[[Future[int]], None],
+) -> None:
+    future: Future[int] = Future()
+    calls: list[int] = []
+
+    def be_interrupted(_: object) -> None:
+        calls.append(0)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    future.add_done_callback(be_interrupted)
+    future.add_done_callback(lambda _: calls.append(1))
+    future.add_done_callback(lambda _: calls.append(2))
+    with pytest.raises(KeyboardInterrupt):
+        settle(future)
+    # Nobody can know how far the one that was interrupted had come.
+    assert calls == [0, 0, 1, 2]
+    assert future.get(timeout=0) == 1
