@@ -27,7 +27,7 @@ from pykka import messages
 from pykka_registry._future import Future
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import TypeAlias
 
     import pykka
@@ -68,6 +68,12 @@ class Wakeable(Protocol):
     def wake_if_due(self) -> None:
         """Do so if it is due and nobody was told."""
         ...
+
+
+class Queue(Protocol):
+    """Something in which letters wait."""
+
+    queue: deque[Letter] | tuple[()]
 
 
 forgotten: dict[Wakeable, None] = {}
@@ -224,15 +230,13 @@ class Inbox:
             raise
         return True
 
-    def extend(self, envelopes: Iterable[Mail]) -> None:
+    def take_queue_of(self, source: Queue) -> None:
         """Take in what has waited for this inbox, which is open; by its reader."""
-        left = deque(envelopes)
-        if not left:
-            return
         with self._lock:
-            if self._envelopes is not None:
-                left.extend(self._envelopes)
-            self._envelopes = left
+            waited: deque[Mail] = deque(source.queue)
+            waited.extend(self._envelopes or ())
+            # In one: an interrupt finds each of them here or there.
+            self._envelopes, source.queue = waited, ()
 
     def nudge(self, later: Later = _now) -> None:
         """Make the reader find nothing once, as soon as there is nothing to hand out."""
@@ -289,14 +293,16 @@ class Inbox:
                     return self._batch.popleft()
             with self._lock:
                 if self._envelopes:
-                    return self._take_over()
+                    self._take_over()
+                    continue
                 if not self._park(asleep):
                     self._nudged = False
                     return None
             if not asleep.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
                 with self._lock:
                     self._parked = None
-                    return self._take_over() if self._envelopes else None
+                    if not self._envelopes:
+                        return None
 
     # For a reader that runs in turns.
 
@@ -308,19 +314,29 @@ class Inbox:
             `NOTHING`.
 
         """
-        if self._batch:
-            try:
-                return self._batch.popleft()
-            except IndexError:  # it was closed meanwhile
-                pass
-        with self._lock:
-            if self._envelopes:
-                return self._take_over()
-            if self._error is None and not self._nudged:
-                self._batch = ()
-                return NOTHING
-            self._nudged = False
-            return None
+        while True:
+            batch = self._batch
+            if batch:
+                first = None
+                try:
+                    first = batch[0]
+                    batch.popleft()
+                except IndexError:  # it was closed meanwhile
+                    pass
+                except BaseException:  # an interrupt right after it was taken out
+                    if first is not None and not (batch and batch[0] is first):
+                        batch.appendleft(first)
+                    raise
+                else:
+                    return first
+            with self._lock:
+                if not self._envelopes:
+                    if self._error is None and not self._nudged:
+                        self._batch = ()
+                        return NOTHING
+                    self._nudged = False
+                    return None
+                self._take_over()
 
     def claim_due(self) -> bool:
         """Begin the turn that the reader was woken for, unless another thread has. Atomic."""
@@ -419,27 +435,42 @@ class Inbox:
             self._error = error
             return True
 
-    def close(self, error: Callable[[], pykka.ActorDeadError], later: Later = _now) -> list[Mail]:
+    def close(
+        self,
+        error: Callable[[], pykka.ActorDeadError],
+        later: Later = _now,
+        left: list[Mail] | None = None,
+    ) -> list[Mail]:
         """Refuse whatever is put from now on, and return what was not taken out. Atomic.
 
         Args:
             error: Makes what a refused message fails with.
             later: Is handed what wakes the reader.
+            left: Is extended by what was not taken out, and returned. Whoever may be interrupted
+                keeps it, and so finds in it what it has not dealt with.
 
         """
+        left = [] if left is None else left
+        taken: list[Mail] = []
+        batch: deque[Mail] | tuple[()] = ()
         try:
             with self._lock:
                 self._error = error
                 wake = self._unpark() or self._wake_again()
-                left: list[Mail] = []
-                while self._batch:
+                batch = self._batch
+                if batch:
+                    # From the end, so that the reader gets either the first of them or none; and in
+                    # one call, which keeps what it has taken though an interrupt comes.
                     with contextlib.suppress(IndexError):
-                        left.append(self._batch.popleft())
-                left += self._envelopes or ()
-                self._envelopes = None
+                        taken.extend(iter(batch.pop, None))
+                if taken or self._envelopes:
+                    end, rest = len(left), self._envelopes or ()
+                    left[end:], taken, self._envelopes = [*taken[::-1], *rest], [], None
             if wake is not None:
                 later(wake)
         except BaseException:
+            if isinstance(batch, deque):
+                batch.extend(taken[::-1])
             if self._reader is not None:
                 forgotten[self._reader] = None
             raise
@@ -470,12 +501,11 @@ class Inbox:
 
     # What follows needs the lock.
 
-    def _take_over(self) -> Mail:
-        """Let the reader have all that there is, and return the first of it."""
+    def _take_over(self) -> None:
+        """Let the reader have all that there is, which is something."""
         assert self._envelopes
         self._worked = True
         self._batch, self._envelopes = self._envelopes, None
-        return self._batch.popleft()
 
     def _wake_again(self) -> Wake | None:
         """Return what wakes a reader that is due, if the pool was not told.

@@ -10,6 +10,7 @@ does without one is in `_pooled_life`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -91,6 +92,7 @@ class Life:
         "incarnation",
         "is_abandoned",
         "is_over",
+        "left",
         "ref",
         "stopped",
         "stops",
@@ -111,6 +113,8 @@ class Life:
         """What it failed of."""
         self.tracebacks: Sequence[TracebackType] = ()
         """Those of the cause, and of what has led to it, as they were before others got it."""
+        self.left: list[Mail] | None = None
+        """What was left over when its inbox was closed, and is not dealt with yet."""
         self.stops: deque[Mail] | None = None
         """Who asked it to stop: answered when the key is free."""
         self.is_over = False
@@ -325,6 +329,7 @@ class Life:
                 self._note_stop(envelope)
             else:
                 fail(envelope, self.undeliverable())
+        self.left = None  # last: who is interrupted before this comes here once more
         if self.is_over:
             self.answer_stops()
 
@@ -337,11 +342,11 @@ class Life:
     def answer_stops(self) -> None:
         """Tell whoever asked it to stop that it has."""
         while self.stops:
-            try:
-                envelope = self.stops.popleft()
-            except IndexError:  # the other one has answered it
-                return
-            answer(envelope, value=True)
+            # Taken out when it is answered: an interrupt may come between, and another thread, too.
+            with contextlib.suppress(IndexError, ValueError):
+                envelope = self.stops[0]
+                answer(envelope, value=True)
+                self.stops.remove(envelope)
 
     def undeliverable(self, why: str = "ended before it handled the message") -> Undeliverable:
         """Return what an asker gets in place of an answer."""

@@ -70,6 +70,8 @@ def _mend_entry(table: Table, entry: Entry) -> None:
         entry.alarm = None
         table._delete(entry)
         return
+    if incarnation is not None and entry.state is State.STOPPING and not incarnation.begun:
+        entry.incarnation = incarnation = None  # a successor that has not come into the line
     if entry.state is State.BACKOFF:
         entry.incarnation = None
     elif entry.state in {State.STARTING, State.STOPPING} and incarnation is None:

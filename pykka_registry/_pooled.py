@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pykka
@@ -170,7 +169,7 @@ class _ActorTurns(Turns, Runs):
         self._urn = actor.actor_urn
         self._is_listed = True
         """Pykka's registry knows it."""
-        self._left: deque[Mail] = deque()
+        self._left: list[Mail] = []
         """What is to be refused at its end."""
         self._stops_all = False
 
@@ -283,7 +282,9 @@ class _ActorTurns(Turns, Runs):
 
     def crash(self, error: BaseException, envelope: Mail | None) -> None:
         """End it because its thread was interrupted outside of its code, with this in hand."""
-        if envelope is not None:
+        if envelope is not None and is_stop(envelope.message):
+            self._left.append(envelope)
+        elif envelope is not None:
             fail(envelope, self._dead())
         if self._actor is not None and not self._actor.actor_stopped.is_set():
             self._fail(error)
@@ -295,14 +296,14 @@ class _ActorTurns(Turns, Runs):
             if self._is_listed:
                 pykka.ActorRegistry.unregister(actor.actor_ref)
             actor.actor_stopped.set()
-        self._left += self.inbox.close(self._gone)
+        self.inbox.close(self._gone, left=self._left)
         while self._left:
             envelope = self._left[0]
             if is_stop(envelope.message):
                 answer(envelope, None)
             else:
                 fail(envelope, self._dead())
-            self._left.popleft()
+            del self._left[0]
         self._actor = self.context = None
         if self._stops_all:
             # Pykka does this before it refuses what is left. In a thread that nobody waits for: the

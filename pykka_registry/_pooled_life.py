@@ -90,8 +90,10 @@ class PooledLife(Life, Turns):
         assert incarnation is not None
         if self.cause is None:
             self.cause = error
-        if envelope is not None:
-            if not (envelope.reply_to or is_stop(envelope.message) or _had_begun(error)):
+        if envelope is not None and is_stop(envelope.message):
+            self._note_stop(envelope)
+        elif envelope is not None:
+            if envelope.reply_to is None and not _had_begun(error):
                 incarnation.entry.table.bury(incarnation.entry.key, envelope.message, error)
             fail(envelope, self.undeliverable("was interrupted"))
         if self.actor is not None and not self.stopped.is_set():

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pykka_registry._actor_ref import IncarnationRef
     from pykka_registry._after import After
     from pykka_registry._future import Future
-    from pykka_registry._inbox import Letter
+    from pykka_registry._inbox import Inbox, Letter
     from pykka_registry._life import Life
     from pykka_registry._policy import Policy
 
@@ -498,13 +498,12 @@ class Rows(abc.ABC):
             self._set_quiet(entry.incarnation, quiet=False)
             entry.incarnation.inbox.nudge(after.do)
 
-    def _take_queue(self, entry: Entry) -> Sequence[Letter]:
-        letters = entry.queue
-        entry.queue = ()
-        entry.left_over = 0
-        for letter in letters:
+    def _deliver_queue(self, entry: Entry, inbox: Inbox) -> None:
+        """Move a queue to the inbox of its incarnation."""
+        for letter in entry.queue:
             self._count_out(entry, letter)
-        return letters
+        inbox.take_queue_of(entry)
+        entry.left_over = 0
 
     def _skip(self, entry: Entry, after: After, *, stopped: bool) -> bool:
         """Take letters from the front that nobody waits for, and requests to stop.

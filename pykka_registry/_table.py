@@ -359,7 +359,7 @@ class Table(Rows):
             left_over = itertools.islice(entry.queue, entry.left_over)
             self._redelivered += sum(not is_stop(letter.message) for letter in left_over)
             # Before anybody can find the actor, so that nobody's next letter overtakes these.
-            incarnation.inbox.extend(self._take_queue(entry))
+            self._deliver_queue(entry, incarnation.inbox)
         self._move(entry, State.ACTIVE)
         if self.courier.listeners:
             self.courier.announce(Registered(entry.key, incarnation.number, ref))
@@ -452,7 +452,8 @@ class Table(Rows):
         letters: list[Letter] = []
         told: list[Any] = []
         asked: list[Mail] = []
-        for envelope in life.inbox.close(life.undeliverable, after.do):
+        left = life.left = life.left or []
+        for envelope in life.inbox.close(life.undeliverable, after.do, left):
             if isinstance(envelope, Letter):
                 if not is_expired(envelope):
                     letters.append(envelope)
@@ -465,12 +466,14 @@ class Table(Rows):
         if not letters:
             return asked
         if entry.state is State.STOPPING and entry.incarnation is incarnation:
-            entry.queue = deque([*letters, *entry.queue])
+            # In one: an interrupt finds each letter here or there.
+            entry.queue, life.left = deque([*letters, *entry.queue]), asked
             entry.left_over += len(letters)
             for letter in letters:
                 self._count_in(letter)
         else:
             self._report(entry, letters, DeadLetterReason.ABANDONED, abandoned(entry), after)
+            life.left = asked
         return asked
 
     def bury(self, key: Hashable, message: Any, cause: BaseException) -> None:

@@ -296,6 +296,41 @@ GUARDS = [
         "tests/test_interrupts.py -k who_waits_is_woken",
     ),
     Guard(
+        "interrupted: what was taken out is put back",
+        "_inbox.py",
+        "                        batch.appendleft(first)\n",
+        "                        pass\n",
+        "tests/test_interrupts.py -k before_it_or_behind",
+    ),
+    Guard(
+        "interrupted: what was left over is there when it is closed again",
+        "_table.py",
+        "        for envelope in life.inbox.close(life.undeliverable, after.do, left):\n",
+        "        for envelope in life.inbox.close(life.undeliverable, after.do):\n",
+        "tests/test_interrupts.py -k before_it_or_behind",
+    ),
+    Guard(
+        "interrupted: a request to stop is answered before it is taken out",
+        "_life.py",
+        "                answer(envelope, value=True)\n                self.stops.remove(envelope)\n",
+        "                self.stops.remove(envelope)\n                answer(envelope, value=True)\n",
+        "tests/test_interrupts.py -k before_it_or_behind",
+    ),
+    Guard(
+        "interrupted: a queue goes to the inbox in one step",
+        "_inbox.py",
+        "            self._envelopes, source.queue = waited, ()\n",
+        "            source.queue = ()\n            len(waited)\n            self._envelopes = waited\n",
+        "tests/test_interrupts.py -k before_it_or_behind",
+    ),
+    Guard(
+        "interrupted: a successor that has not come into the line is made anew",
+        "_mending.py",
+        "        entry.incarnation = incarnation = None  # a successor that has not come into the line\n",
+        "        pass\n",
+        "tests/test_interrupts.py -k before_it_or_behind",
+    ),
+    Guard(
         "a future with a hook is part of the graph",
         "_future.py",
         "                    with _waits.running(mine):\n",
@@ -370,34 +405,36 @@ GUARDS = [
     Guard(
         "what is left over goes first",
         "_table.py",
-        "            entry.queue = deque([*letters, *entry.queue])\n",
+        "            entry.queue, life.left = deque([*letters, *entry.queue]), asked\n",
         "            self._lock.release(); __import__('time').sleep(0.001); self._lock.acquire()\n"
-        "            entry.queue = deque([*entry.queue, *letters])\n",
+        "            entry.queue, life.left = deque([*entry.queue, *letters]), asked\n",
         "tests/test_delivery.py -k stays_in_order_while",
     ),
     Guard(
         "what is left over is kept",
         "_table.py",
-        "            entry.queue = deque([*letters, *entry.queue])\n",
-        "",
+        "            entry.queue, life.left = deque([*letters, *entry.queue]), asked\n",
+        "            life.left = asked\n",
         "tests/test_delivery.py -k goes_first",
     ),
     Guard(
         "what is left over stays in order",
         "_table.py",
-        "            entry.queue = deque([*letters, *entry.queue])\n",
-        "            entry.queue = deque([*reversed(letters), *entry.queue])\n",
+        "            entry.queue, life.left = deque([*letters, *entry.queue]), asked\n",
+        "            entry.queue, life.left = deque([*reversed(letters), *entry.queue]), asked\n",
         "tests/test_delivery.py -k goes_first",
     ),
     Guard(
         "what has waited is in the inbox before anybody finds the actor",
         "_table.py",
-        "        incarnation.inbox.extend(self._take_queue(entry))\n"
+        "            self._deliver_queue(entry, incarnation.inbox)\n"
         "        self._move(entry, State.ACTIVE)\n",
+        "            pass\n"
         "        self._move(entry, State.ACTIVE)\n"
         "        __import__('time').sleep(0.001)\n"
-        "        for letter in self._take_queue(entry):\n"
-        "            incarnation.inbox.accept(letter)\n",
+        "        while entry.queue:\n"
+        "            self._count_out(entry, entry.queue[0])\n"
+        "            incarnation.inbox.accept(entry.queue.popleft())\n",
         "tests/test_delivery.py -k stays_in_order_while",
     ),
     Guard(

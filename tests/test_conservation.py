@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -15,9 +16,9 @@ from tests.conservation import End, Fate, Report, Run, Setting, main, run
 from tests.support import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from pykka_registry._inbox import Mail
+    from pykka_registry._inbox import Letter, Queue
 
 
 LONG = 0.1
@@ -107,30 +108,29 @@ def test_one_wrong_mark_among_thousands_is_seen(
     assert wrong(one._report(report.stats)) == []
 
 
-def lose_one(letters: list[Mail]) -> list[Mail]:
+def lose_one(letters: list[Letter]) -> list[Letter]:
     lost = next(i for i, letter in enumerate(letters) if letter.reply_to is None)
     return letters[:lost] + letters[lost + 1 :]
 
 
-def double_one(letters: list[Mail]) -> list[Mail]:
+def double_one(letters: list[Letter]) -> list[Letter]:
     return [next(letter for letter in letters if letter.reply_to is None), *letters]
 
 
 @pytest.mark.parametrize("spoil", [lose_one, double_one])
 def test_one_message_that_is_lost_or_doubled_is_seen(
-    spoil: Callable[[list[Mail]], list[Mail]], monkeypatch: pytest.MonkeyPatch
+    spoil: Callable[[list[Letter]], list[Letter]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extend = Inbox.extend
+    take_queue_of = Inbox.take_queue_of
     spoilt: list[Inbox] = []
 
-    def spoil_once(inbox: Inbox, envelopes: Iterable[Mail]) -> None:
-        letters = list(envelopes)
-        if not spoilt and any(letter.reply_to is None for letter in letters):
+    def spoil_once(inbox: Inbox, source: Queue) -> None:
+        if not spoilt and any(letter.reply_to is None for letter in source.queue):
             spoilt.append(inbox)
-            letters = spoil(letters)
-        extend(inbox, letters)
+            source.queue = deque(spoil([*source.queue]))
+        take_queue_of(inbox, source)
 
-    monkeypatch.setattr(Inbox, "extend", spoil_once)
+    monkeypatch.setattr(Inbox, "take_queue_of", spoil_once)
     report = small_run().go(max_live=10, end="settle")
     assert spoilt
     assert (report.lost, report.doubled) == ((1, 0) if spoil is lose_one else (0, 1))
@@ -138,12 +138,13 @@ def test_one_message_that_is_lost_or_doubled_is_seen(
 
 
 def test_messages_out_of_order_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    extend = Inbox.extend
+    take_queue_of = Inbox.take_queue_of
 
-    def extend_reversed(inbox: Inbox, envelopes: Iterable[Mail]) -> None:
-        extend(inbox, reversed(list(envelopes)))
+    def take_reversed(inbox: Inbox, source: Queue) -> None:
+        source.queue = deque(reversed(source.queue))
+        take_queue_of(inbox, source)
 
-    monkeypatch.setattr(Inbox, "extend", extend_reversed)
+    monkeypatch.setattr(Inbox, "take_queue_of", take_reversed)
     report = small_run().go(max_live=10, end="settle")
     assert report.disorder > 0
     assert (report.lost, report.doubled) == (0, 0)

@@ -6,6 +6,7 @@ what these tests run.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -14,15 +15,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pykka
 import pytest
 
 import pykka_registry
+from pykka_registry import AggregateMixin, AggregateRegistry, PooledActor
 from pykka_registry._future import Future
-from tests.support import join, start_thread
+from tests.support import PATIENCE, join, start_thread
+from tests.test_mending import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
+
+    from pykka_registry import RegistryRef
 
 PACKAGE = str(Path(pykka_registry.__file__).parent)
 
@@ -40,7 +46,7 @@ class Interrupt:
         """Where a function was called, if none of Python's has begun since."""
         self.where: str | None = None
         """The place; none if the call came to its end before."""
-        self.raised: BaseException | None = None
+        self.raised: type[BaseException] | None = None
 
     def during(self, call: Callable[[], object]) -> None:
         def run() -> None:
@@ -48,7 +54,7 @@ class Interrupt:
             try:
                 call()
             except BaseException as error:  # noqa: BLE001
-                self.raised = error
+                self.raised = type(error)
             finally:
                 sys.settrace(None)
 
@@ -97,7 +103,7 @@ def interrupts(least: int) -> Iterator[Interrupt]:
             assert interrupt.raised is None
             assert at > least
             return
-        assert isinstance(interrupt.raised, KeyboardInterrupt)
+        assert interrupt.raised is KeyboardInterrupt
 
 
 # Who waits for a future.
@@ -135,3 +141,63 @@ def test_who_waits_is_woken_though_an_interrupt_comes(
         assert results in [["first"] * 2, ["second"] * 2]
         assert set(called) == {future}
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+# Turns, which a thread that waits takes itself.
+
+
+class Noting(AggregateMixin, PooledActor):
+    """Notes what it is told, in a list that outlives it."""
+
+    def __init__(self, noted: list[int]) -> None:
+        super().__init__()
+        self._noted = noted
+
+    def note(self, number: int) -> int:
+        self._noted.append(number)
+        return number
+
+
+def send(registry: RegistryRef[Noting], number: int) -> list[pykka.Future[int]]:
+    """Tell the key to note a number, and ask it, and its present actor, to note others."""
+    address = registry.ref("k")
+    address.proxy().note.defer(number)
+    return [address.submit(Noting.note, number + 10), registry["k"].proxy().note(number + 20)]
+
+
+def call(registry: RegistryRef[Noting]) -> None:
+    registry.ref("k").call(Noting.note, 9)
+
+
+def stop(registry: RegistryRef[Noting]) -> None:
+    registry.ref("k").stop()
+
+
+@pytest.mark.parametrize("what", [call, stop])
+def test_an_interrupted_turn_loses_nothing_that_comes_before_it_or_behind(
+    what: Callable[[RegistryRef[Noting]], None],
+) -> None:
+    for interrupt in interrupts(least=100):
+        noted: list[int] = []
+        executor = Aside()
+        with AggregateRegistry.start(
+            Noting, args=(noted,), backoff=(0, 0), max_failures=1_000_000, executor=executor
+        ) as registry:
+            registry.get_or_start("k")
+            answers = send(registry, 1)
+            stopped = registry.ref("k").stop(block=False) if what is stop else None
+            answers += send(registry, 2)
+            interrupt.during(lambda: what(registry))  # over by then
+            executor.open()
+            assert stopped is None or stopped.get(timeout=PATIENCE) is True
+            answered: list[int] = []
+            for answer in answers:
+                with contextlib.suppress(pykka.ActorDeadError):
+                    answered.append(answer.get(timeout=PATIENCE))
+            registry.ref("k").call(Noting.note, 5)  # behind all that was told
+            dead = [letter.message.args[0] for letter in registry.dead_letters]
+        assert len({*noted}) == len(noted)
+        assert {1, 2} <= {*noted, *dead}
+        assert {*answered} <= {*noted}
+        if interrupt.where is None:
+            assert answered == ([11, 21, 12] if what is stop else [11, 21, 12, 22])
