@@ -1035,7 +1035,7 @@ GUARDS = [
     Guard(
         "live: a batch that cannot be stored goes again one by one",
         "eventsourcing/_turn.py",
-        "                        decided.answer.give(self._execute_alone(decided.command))\n",
+        "                        decided.answer.give(self._execute_alone(decided.command, is_again=True))\n",
         "                        raise IntegrityError\n",
         "tests/eventsourcing/test_batches.py -k conflict_makes",
     ),
