@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -59,7 +60,7 @@ def test_a_store_that_is_busy_for_a_moment_is_asked_again() -> None:
     recorder = PatientRecorder(busy, threading.Event())
     assert recorder.insert_events([EVENT]) == [1]
     assert busy.attempts == 52
-    busy.errors = [LOCKED] * 5
+    busy.errors += [LOCKED] * 5
     assert list(recorder.select_events(EVENT.originator_id)) == [EVENT]
 
 
@@ -91,23 +92,19 @@ def test_once_the_bank_is_closing_a_busy_store_is_not_asked_again() -> None:
     assert busy.attempts == 1
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda recorder: recorder.insert_events([EVENT]),
-        lambda recorder: recorder.select_events(EVENT.originator_id),
-        lambda recorder: recorder.select_notifications(None, 1),
-        lambda recorder: recorder.max_notification_id(),
-    ],
-    ids=["insert", "select", "notifications", "max"],
-)
-def test_once_the_bank_is_closing_the_store_is_not_asked(
-    use: Callable[[PatientRecorder], object],
-) -> None:
+def test_once_the_bank_is_closing_the_store_is_not_asked() -> None:
     closing = threading.Event()
     recorder = PatientRecorder(POPOApplicationRecorder(), closing)
-    use(recorder)
+    uses: list[Callable[[], object]] = [
+        partial(recorder.insert_events, [EVENT]),
+        partial(recorder.select_events, EVENT.originator_id),
+        partial(recorder.select_notifications, None, 1),
+        recorder.max_notification_id,
+    ]
+    for use in uses:
+        assert use()
     closing.set()
-    with pytest.raises(BankIsClosing) as raised:
-        use(recorder)
-    assert isinstance(raised.value, PersistenceError)
+    for use in uses:
+        with pytest.raises(BankIsClosing) as raised:
+            use()
+        assert isinstance(raised.value, PersistenceError)
