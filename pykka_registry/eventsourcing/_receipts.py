@@ -3,6 +3,10 @@
 The stream's id follows from the command's id, and its only event is stored in the same save as what
 the command has decided. So the store, which takes each version of a stream once, is what keeps a
 command from being done twice: across crashes, processes and years. Nothing is kept in memory.
+
+A command is taken for a new one, and looked for once the store refuses it. But where one has been
+done before the next may have been, too, as when a file is imported again. So as long as receipts
+are found they are looked for first, which is quicker than to load an aggregate and decide in vain.
 """
 
 from __future__ import annotations
@@ -80,6 +84,8 @@ class Receipts:
     def __init__(self, app: Application[Any], id_type: type[UUID | str]) -> None:
         self._events = app.events
         self._has_uuids = issubclass(id_type, UUID)
+        self.was_found = False
+        """Whether the last that was looked for was there, so that the next may be, too."""
 
     def find(self, command_id: UUID | str | None) -> ReceiptBase[Any] | None:
         """Return the receipt of a command, if it has one."""
@@ -87,6 +93,7 @@ class Receipts:
             return None
         stream = self._stream(command_id)
         receipt: Any = next(iter(self._events.get(stream, limit=1)), None)
+        self.was_found = receipt is not None
         return receipt  # type: ignore[no-any-return]
 
     def of_answer(

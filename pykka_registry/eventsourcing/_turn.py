@@ -177,6 +177,10 @@ class LiveActor(AggregateMixin, PooledActor):
 
     def execute(self, command: Command) -> Decision[Any] | Pending:
         """Carry out a command: when this returns it is stored, or it will be when that is done."""
+        if self._receipts.was_found:
+            first = self._receipts.find(command.terms.command_id)
+            if first is not None:
+                return self._receipts.repeat(first, command, self.key)
         others_wait = not self.actor_inbox.empty()
         if not (others_wait or self._batch) or not command.may_share:
             self._flush()
@@ -263,8 +267,7 @@ class LiveActor(AggregateMixin, PooledActor):
 
     def _execute_alone(self, command: Command, *, is_again: bool = False) -> Decision[Any]:
         try:
-            # If a batch could not be stored some of it may have been done before. To find that out
-            # first is quicker than to load the aggregate and decide.
+            # If a batch could not be stored some of it may have been done before.
             first = self._receipts.find(command.terms.command_id) if is_again else None
             if first is not None:
                 return self._receipts.repeat(first, command, self.key)
