@@ -74,6 +74,7 @@ bench: .venv/bench
 	$(PY) benchmarks/eviction.py --plot docs/eviction.svg
 	$(PY) benchmarks/group_commit.py
 	$(PY) -m benchmarks.live_aggregates
+	$(PY) -m benchmarks.bank
 	$(PY) -m tests.conservation
 	TEST_RUNTIME=pooled $(PY) -m tests.conservation
 	$(PY) -m benchmarks.soak --seconds 60

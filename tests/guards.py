@@ -992,7 +992,7 @@ GUARDS = [
     Guard(
         "each caller raises an exception of its own",
         "eventsourcing/_group_commit.py",
-        "            raise _own(outcome.error) from outcome.error\n",
+        "            raise own(outcome.error) from outcome.error\n",
         "            raise outcome.error\n",
         "tests/eventsourcing/test_group_commit.py -k told_to_each",
     ),
@@ -1090,9 +1090,30 @@ GUARDS = [
     Guard(
         "live: a batch that cannot be stored goes again one by one",
         "eventsourcing/_turn.py",
-        "                        decided.answer.give(self._execute_alone(decided.command))\n",
+        "                        decided.answer.give(self._execute_alone(decided.command, is_again=True))\n",
         "                        raise IntegrityError\n",
         "tests/eventsourcing/test_batches.py -k conflict_makes",
+    ),
+    Guard(
+        "live: what was done before is found before it is decided again",
+        "eventsourcing/_turn.py",
+        "first = self._receipts.find(command.terms.command_id) if is_again else None\n",
+        "first = None\n",
+        "tests/eventsourcing/test_batches.py -k done_before",
+    ),
+    Guard(
+        "live: where one was done before the next is looked for first",
+        "eventsourcing/_turn.py",
+        "        if self._receipts.was_found:\n",
+        "        if False:\n",
+        "tests/eventsourcing/test_receipts.py -k looked_for_first",
+    ),
+    Guard(
+        "live: a store that has failed is not asked again for each of a batch",
+        "eventsourcing/_turn.py",
+        "                decided.answer.fail(own(error))\n            return True\n",
+        "                pass\n            return False\n",
+        "tests/eventsourcing/test_batches.py -k not_asked_again",
     ),
     Guard(
         "live: a batch is stored even if those that are behind it give up",

@@ -1,13 +1,12 @@
 """The application: the domain's aggregates, and the store that keeps their events.
 
 It is a plain `eventsourcing` application. It knows nothing of actors, and one instance serves
-all of them.
+all of them. Its recorder has patience with a store that is busy.
 """
 
 from __future__ import annotations
 
 from datetime import date
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,15 +14,18 @@ from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.persistence import JSONTranscoder, Transcoding
 from eventsourcing.utils import get_topic
 
-from examples.bank.domain import Account, Receipt, Transaction
+from examples.bank.domain import Account, Transaction
+from examples.bank.patience import PatientRecorder
 from examples.bank.transfer import Transfer
+from pykka_registry.eventsourcing import GroupCommitRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from eventsourcing.domain import DomainEventProtocol
-    from eventsourcing.persistence import Recording
+    from eventsourcing.persistence import ApplicationRecorder
     from eventsourcing.utils import EnvType
+
 
 _PAGE = 5_000
 
@@ -43,16 +45,11 @@ class DateAsISO(Transcoding):
         return date.fromisoformat(data)
 
 
-class BankIsClosing(Exception):  # noqa: N818 - a state, not a malfunction
-    """Nothing more is stored: the program is about to end, and the message has had no effect."""
-
-
 class Bank(Application[UUID]):
     """The bank's accounts, receipts and transfers."""
 
     def __init__(self, env: EnvType | None = None) -> None:
         """Open the store, and make its tables if they are missing."""
-        self._writing = Lock()
         try:
             super().__init__(env)
         except BaseException:
@@ -61,18 +58,9 @@ class Bank(Application[UUID]):
                 self.factory.close()
             raise
 
-    def save(self, *objs: Any, **kwargs: Any) -> list[Recording[UUID]]:
-        """Store what is new.
-
-        Raises:
-            BankIsClosing: if nothing more may be stored.
-        """
-        # A store has one writer at a time anyway. Those that wait their turn here learn at once
-        # that the bank is closing; inside the library each would first try to get at the store.
-        with self._writing:
-            if self.closing.is_set():
-                raise BankIsClosing
-            return super().save(*objs, **kwargs)
+    def construct_recorder(self) -> ApplicationRecorder:
+        """Return a recorder that puts together what is stored at the same time, with patience."""
+        return GroupCommitRecorder(PatientRecorder(super().construct_recorder(), self.closing))
 
     def register_transcodings(self, transcoder: JSONTranscoder) -> None:
         """Teach the library to store dates."""
@@ -87,13 +75,13 @@ class Bank(Application[UUID]):
             return None
         return account
 
-    def receipt(self, transaction: Transaction) -> Receipt | None:
-        """Return the receipt of a transaction's id, or None if the id is new."""
-        try:
-            receipt: Receipt = self.repository.get(transaction.receipt_id)
-        except AggregateNotFoundError:
+    def booked(self, account_id: UUID, version: int) -> Transaction | None:
+        """Return the transaction by which an account has got to a version."""
+        opened = next(self.events.get(account_id, lte=1), None)
+        change = next(self.events.get(account_id, gt=version - 1, lte=version), None)
+        if not isinstance(opened, Account.Opened) or not isinstance(change, Account.Booked):
             return None
-        return receipt
+        return Transaction(change.reference, opened.account_id, change.on, change.amount)
 
     def transfer(self, transfer_id: str) -> Transfer | None:
         """Return the transfer as stored, or None if it was never started."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 from uuid import uuid4
 
-from examples.bank.actors import MAX_LIVE, start_accounts
+from examples.bank.accounts import MAX_LIVE, live_accounts
 from examples.bank.audit import balances_in, disagreements
 from examples.bank.balances import check_balances_path, write_balances
 from examples.bank.domain import Refusal
@@ -208,12 +208,12 @@ def _book(
 ) -> dict[str, tuple[int, Decimal]]:
     started = time.monotonic()
     with (
-        start_accounts(bank, max_live=max_live) as accounts,
-        screen.progress(transactions.rows, lambda: accounts.stats().live) as on_progress,
+        live_accounts(bank, max_live=max_live) as accounts,
+        screen.progress(transactions.rows, lambda: accounts.registry.stats().live) as on_progress,
     ):
         importer = Importer(bank, accounts, wants_to_stop=wants_to_stop, on_progress=on_progress)
         finished = importer.run(transactions)
-        activations = accounts.stats().activations
+        activations = accounts.registry.stats().activations
     tally = importer.tally
     screen.rejections(transactions.name, tally)
     screen.summary(tally, activations, time.monotonic() - started)

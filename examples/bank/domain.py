@@ -1,4 +1,4 @@
-"""The domain: accounts, the transactions on them, and the receipt that each transaction gets.
+"""The domain: accounts, and the transactions on them.
 
 Nothing here knows of actors or databases. An `Account` is an aggregate of the `eventsourcing`
 library: plain methods decide, and what they decide is an event.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BANK = uuid5(NAMESPACE_URL, "pykka-registry/examples/bank")
 _ACCOUNTS = uuid5(_BANK, "accounts")
 
-FILE = uuid5(_BANK, "file")
+FILE = "file"
 """The numbering of the transactions that come from files."""
 
 
@@ -34,13 +34,6 @@ class UnknownAccount(Refusal):
 
     def __init__(self, account_id: str) -> None:
         super().__init__(f"account {account_id!r} is unknown")
-
-
-class AccountExists(Refusal):
-    """The account was opened before."""
-
-    def __init__(self, account_id: str) -> None:
-        super().__init__(f"account {account_id!r} is open already")
 
 
 class AccountClosed(Refusal):
@@ -78,10 +71,10 @@ class OverdraftLimitExceeded(Refusal):
 class BookedDifferently(Refusal):
     """The transaction's id was used before, for something else."""
 
-    def __init__(self, receipt: Receipt) -> None:
+    def __init__(self, booked: Transaction) -> None:
         super().__init__(
-            f"transaction {receipt.transaction_id!r} was booked before as account "
-            f"{receipt.account_id!r}, {receipt.on}, {plain(receipt.amount)}"
+            f"transaction {booked.id!r} was booked before as account "
+            f"{booked.account_id!r}, {booked.on}, {plain(booked.amount)}"
         )
 
 
@@ -95,13 +88,13 @@ class Transaction:
     amount: Decimal
     """Positive for a credit, negative for a debit."""
 
-    source: UUID = FILE
+    source: str = FILE
     """Who numbers it: ids are unique within a source."""
 
     @property
-    def receipt_id(self) -> UUID:
-        """The id of the receipt's stream of events."""
-        return uuid5(self.source, self.id)
+    def command_id(self) -> str:
+        """What the command that books it is known by in the store."""
+        return f"{self.source}: {self.id}"
 
 
 class Account(Aggregate):
@@ -150,9 +143,10 @@ class Account(Aggregate):
         """Return the id of the account's stream of events."""
         return uuid5(_ACCOUNTS, account_id)
 
-    def book(self, amount: Decimal, *, on: date, reference: str) -> None:
-        """Record what has already happened: a fact is never refused."""
+    def book(self, amount: Decimal, *, on: date, reference: str) -> Decimal:
+        """Record what has already happened; a fact is never refused. Return the balance."""
         self.trigger_event(self.Booked, reference=reference, on=on, amount=amount)
+        return self.balance
 
     def deposit(self, amount: Decimal, *, on: date, reference: str) -> None:
         """Pay in.
@@ -211,74 +205,3 @@ class Account(Aggregate):
     def _require_positive(self, amount: Decimal) -> None:
         if amount <= 0:
             raise NotPositive(amount)
-
-
-class Receipt(Aggregate):
-    """The bank's answer to one transaction, given once: booked, or refused and why.
-
-    A receipt is a stream of its own, whose id follows from the transaction's id, and it is saved
-    together with the account's event. So the store itself, which takes each version of a stream
-    once, keeps a transaction from being booked twice: across accounts, processes and crashes.
-    """
-
-    class Given(Aggregate.Created):
-        """The answer was given."""
-
-        source: UUID
-        transaction_id: str
-        account_id: str
-        on: date
-        amount: Decimal
-        refusal: str
-
-    @event(Given)
-    def __init__(  # noqa: PLR0913 - the event's fields
-        self,
-        *,
-        source: UUID,
-        transaction_id: str,
-        account_id: str,
-        on: date,
-        amount: Decimal,
-        refusal: str,
-    ) -> None:
-        """Give the answer; an empty refusal means that the transaction is booked."""
-        self.source = source
-        self.transaction_id = transaction_id
-        self.account_id = account_id
-        self.on = on
-        self.amount = amount
-        self.refusal = refusal
-
-    @staticmethod
-    def create_id(source: UUID, transaction_id: str) -> UUID:
-        """Return `Transaction.receipt_id`."""
-        return uuid5(source, transaction_id)
-
-    @classmethod
-    def for_transaction(cls, transaction: Transaction, refusal: str = "") -> Receipt:
-        """Write the receipt for a transaction."""
-        return cls(
-            source=transaction.source,
-            transaction_id=transaction.id,
-            account_id=transaction.account_id,
-            on=transaction.on,
-            amount=transaction.amount,
-            refusal=refusal,
-        )
-
-    def confirm(self, transaction: Transaction) -> None:
-        """Return if exactly this transaction is booked.
-
-        Raises:
-            BookedDifferently: if the id was used for something else.
-            Refusal: if the transaction was refused; with the first answer's text.
-        """
-        if (self.account_id, self.on, self.amount) != (
-            transaction.account_id,
-            transaction.on,
-            transaction.amount,
-        ):
-            raise BookedDifferently(self)
-        if self.refusal:
-            raise Refusal(self.refusal)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import getpass
 import os
 import sqlite3
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from eventsourcing.domain import EventSourcingError, OriginatorIDError, OriginatorVersionError
-from eventsourcing.persistence import ConnectionUnavailableError, MapperDeserialisationError
+from eventsourcing.persistence import MapperDeserialisationError
 from eventsourcing.utils import TopicError
 
 from examples.bank.application import Bank
 from examples.bank.interrupt import HOW_TO_GO_ON, Stopped
+from examples.bank.patience import is_busy, patiently
 from examples.bank.problems import Failed, Unusable
 from examples.bank.waiting import never
 
@@ -30,8 +30,8 @@ STORE_ERRORS = (EventSourcingError, sqlite3.Error, TopicError)
 
 _UNREADABLE = (OriginatorIDError, OriginatorVersionError, MapperDeserialisationError, TopicError)
 
-_PATIENCE = 30.0  # seconds to wait for another process to let go of the store
 _LOCK_TIMEOUT = 1  # seconds of one attempt; nobody can stop the program in that time
+_CONNECTIONS = 33  # for each thread of the pool one, and one more; others come and go
 _CONNECT_TIMEOUT = 5  # seconds
 _RECONNECT_TIMEOUT = 2  # seconds; the library tries ten times, in case the server only restarts
 
@@ -41,11 +41,6 @@ _RACES = ("already exists", "duplicate key", "concurrently updated")
 _TABLE = "stored_events"
 _COLUMNS = {"originator_id", "originator_version", "topic", "state"}
 _SQLITE_MAGIC = b"SQLite format 3\0"
-
-
-def is_busy(error: BaseException) -> bool:
-    """Tell if the store only asks to try again: somebody else is writing to it."""
-    return isinstance(error, ConnectionUnavailableError) or "is locked" in str(error)
 
 
 def first_line(error: BaseException) -> str:
@@ -87,7 +82,7 @@ class Store:
             Stopped: if the user does not want to wait.
         """
         try:
-            return _patiently(self._open, wants_to_stop)
+            return _open_patiently(self._open, wants_to_stop)
         except (*STORE_ERRORS, OSError) as error:
             msg = f"{self.name}: the store cannot be opened: {explain(error)}"
             raise Failed(msg) from error
@@ -103,22 +98,18 @@ class Store:
             return Bank(env=self.settings)
 
 
-def _patiently(attempt: Callable[[], T], wants_to_stop: Callable[[], bool] = never) -> T:
-    deadline = time.monotonic() + _PATIENCE
-    while True:
+def _open_patiently(attempt: Callable[[], T], wants_to_stop: Callable[[], bool] = never) -> T:
+    def check() -> None:
         if wants_to_stop():
             raise Stopped
-        try:
-            return attempt()
-        except (*STORE_ERRORS, OSError) as error:
-            # Two processes that make the tables of one new store at the same time get in each
-            # other's way, and the second attempt finds them made.
-            if not _may_be_a_race(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+
+    errors = (*STORE_ERRORS, OSError)
+    return patiently(attempt, errors, is_passing=_may_be_a_race, check=check)
 
 
 def _may_be_a_race(error: BaseException) -> bool:
+    # Two processes that make the tables of one new store at the same time get in each other's way,
+    # and the second attempt finds them made.
     return is_busy(error) or any(text in str(error) for text in _RACES)
 
 
@@ -167,6 +158,7 @@ def _find_sqlite(target: str, *, create: bool) -> Store:
         "PERSISTENCE_MODULE": "eventsourcing.sqlite",
         "SQLITE_DBNAME": str(path),
         "SQLITE_LOCK_TIMEOUT": str(_LOCK_TIMEOUT),
+        "SQLITE_POOL_SIZE": str(_CONNECTIONS),
         "AGGREGATE_CACHE_MAXSIZE": "",  # the actors are the cache
     }
     return Store(target, settings)
@@ -195,7 +187,7 @@ def _check_sqlite(path: Path, *, create: bool) -> None:
     if magic not in {b"", _SQLITE_MAGIC}:
         msg = "is not a SQLite database; choose another path"
         raise ValueError(msg)
-    if not _patiently(lambda: _is_new_or_ours(path)):
+    if not _open_patiently(lambda: _is_new_or_ours(path)):
         msg = "is the database of another program; choose another path"
         raise ValueError(msg)
 

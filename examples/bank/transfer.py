@@ -9,7 +9,7 @@ unfinished knows how to go on.
        └──> refused
 
 A step that is repeated, because nobody knows if it happened, carries the same transaction id as
-before and gets the same receipt.
+before and gets the same answer.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
-from uuid import UUID, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from eventsourcing.domain import Aggregate, event
 
-from examples.bank.domain import FILE, Refusal, Transaction
+from examples.bank.domain import Refusal, Transaction
 from examples.bank.money import negated, plain
 
 if TYPE_CHECKING:
     from datetime import date
     from decimal import Decimal
 
-_TRANSFERS = uuid5(FILE, "transfers")
+_TRANSFERS = uuid5(NAMESPACE_URL, "pykka-registry/examples/bank/transfers")
 
 
 class State(StrEnum):
@@ -40,6 +40,10 @@ class State(StrEnum):
     REFUSED = "refused"
     REJECTED = "rejected"
     REFUNDED = "refunded"
+
+
+OVER = frozenset({State.COMPLETED, State.REFUSED, State.REFUNDED})
+"""Nothing is left to do."""
 
 
 class TransferDiffers(Refusal):
@@ -61,6 +65,29 @@ class Order:
     payee: str
     amount: Decimal
     on: date
+
+    @property
+    def debit(self) -> Transaction:
+        """The transaction of the first step, on the payer's account."""
+        return self._transaction("debit", self.payer, negated(self.amount))
+
+    @property
+    def credit(self) -> Transaction:
+        """The transaction of the second step, on the payee's account."""
+        return self._transaction("credit", self.payee, self.amount)
+
+    @property
+    def refund(self) -> Transaction:
+        """The transaction that compensates for the debit."""
+        return self._transaction("refund", self.payer, self.amount)
+
+    @property
+    def source(self) -> str:
+        """Who numbers the transactions of this transfer."""
+        return f"transfer {self.transfer_id}"
+
+    def _transaction(self, step: str, account_id: str, amount: Decimal) -> Transaction:
+        return Transaction(step, account_id, self.on, amount, self.source)
 
 
 class Transfer(Aggregate):
@@ -125,24 +152,14 @@ class Transfer(Aggregate):
             raise TransferDiffers(self)
 
     @property
+    def order(self) -> Order:
+        """What was ordered, the first time."""
+        return Order(self.transfer_id, self.payer, self.payee, self.amount, self.on)
+
+    @property
     def is_over(self) -> bool:
         """Nothing is left to do."""
-        return self.state in {State.COMPLETED, State.REFUSED, State.REFUNDED}
-
-    @property
-    def debit(self) -> Transaction:
-        """The transaction of the first step, on the payer's account."""
-        return self._transaction("debit", self.payer, negated(self.amount))
-
-    @property
-    def credit(self) -> Transaction:
-        """The transaction of the second step, on the payee's account."""
-        return self._transaction("credit", self.payee, self.amount)
-
-    @property
-    def refund(self) -> Transaction:
-        """The transaction that compensates for the debit."""
-        return self._transaction("refund", self.payer, self.amount)
+        return self.state in OVER
 
     @event(Debited)
     def debited(self) -> None:
@@ -176,6 +193,3 @@ class Transfer(Aggregate):
             msg = f"a transfer that is {self.state} cannot become {target}"
             raise ValueError(msg)
         self.state = target
-
-    def _transaction(self, step: str, account_id: str, amount: Decimal) -> Transaction:
-        return Transaction(step, account_id, self.on, amount, source=self.id)

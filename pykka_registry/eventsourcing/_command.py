@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar
 
 from eventsourcing.domain import BaseAggregate
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from eventsourcing.domain import DomainEventProtocol
 
-__all__ = ["Command", "Decision", "Options", "Terms", "name_of"]
+__all__ = ["NO_TERMS", "Command", "Decision", "Options", "Terms", "name_of"]
 
 R = TypeVar("R")
 
@@ -46,8 +46,7 @@ class Options(TypedDict, total=False):
     expected_version: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """On what terms a command is sent."""
 
     timeout: float | None = None
@@ -59,13 +58,28 @@ class Terms:
     expected_version: int | None = None
     """The version that the aggregate must have, 0 if it must be new. `None`: whichever it has."""
 
-    def __post_init__(self) -> None:
-        check_timeout(self.timeout)
+    def but(self, options: Options) -> Terms:
+        """Return the same with other options.
+
+        Raises:
+            TypeError: if there is no such option, or a timeout is no number.
+            ValueError: if it is negative.
+        """
+        try:
+            terms = self._replace(**options)
+        except ValueError as error:  # of a named tuple
+            raise TypeError(*error.args) from None
+        check_timeout(terms.timeout)
+        return terms
 
 
-@dataclass(frozen=True, slots=True)
+NO_TERMS = Terms()
+
+
+# Not frozen, as that would make it several times as long to make one.
+@dataclass(slots=True)
 class Command:
-    """One turn's work."""
+    """One turn's work. Nobody changes it."""
 
     name: str
     """What it is called in receipts."""
@@ -85,7 +99,7 @@ class Command:
     stores: bool = True
     """Whether it may trigger events."""
 
-    terms: Terms = field(default_factory=Terms)
+    terms: Terms = NO_TERMS
 
     @property
     def may_share(self) -> bool:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from eventsourcing.persistence import Notification, StoredEvent, Subscription, Tracking
 
-__all__ = ["MAX_CALLERS", "MAX_EVENTS", "GroupCommitProcessRecorder", "GroupCommitRecorder"]
+__all__ = ["MAX_CALLERS", "MAX_EVENTS", "GroupCommitProcessRecorder", "GroupCommitRecorder", "own"]
 
 MAX_EVENTS = 1_000
 MAX_CALLERS = 100
@@ -221,7 +221,7 @@ class GroupCommitRecorder(ApplicationRecorder):
             ids = outcome.ids
             return None if ids is None else ids[start : start + len(stored_events)]
         if isinstance(outcome, _Failed):
-            raise _own(outcome.error) from outcome.error
+            raise own(outcome.error) from outcome.error
         return self._insert_alone(stored_events, kwargs, outcome)
 
     def _join(self, mine: _Batch) -> tuple[_Batch, int]:
@@ -364,7 +364,7 @@ class GroupCommitProcessRecorder(GroupCommitRecorder, ProcessRecorder):
         self._recorder.wait(application_name, notification_id, timeout, interrupt)
 
 
-def _own(error: PersistenceError) -> PersistenceError:
+def own(error: PersistenceError) -> PersistenceError:
     """Return an exception like another: two threads must not raise the same one."""
     try:
         return copy.copy(error)

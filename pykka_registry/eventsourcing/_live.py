@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import operator
 import time
-from dataclasses import replace
-from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,15 +18,22 @@ from typing import (
 
 from eventsourcing.application import Application
 from eventsourcing.domain import BaseAggregate
+from pykka.messages import ProxyCall
 
 from pykka_registry._checks import check_count
-from pykka_registry._future import Future
 from pykka_registry._registry import AggregateRegistry
-from pykka_registry.eventsourcing._command import Command, Decision, Options, Terms, name_of
+from pykka_registry.eventsourcing._command import (
+    NO_TERMS,
+    Command,
+    Decision,
+    Options,
+    Terms,
+    name_of,
+)
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
 from pykka_registry.eventsourcing._snapshots import Snapshots
-from pykka_registry.eventsourcing._turn import LiveActor, Pending, Setup
+from pykka_registry.eventsourcing._turn import LiveActor, Pending, Reply, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,6 +54,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _RETRIES = 20
+
+_EXECUTE = ("execute",)
 
 _id_of = operator.attrgetter("id")
 
@@ -153,13 +160,13 @@ class LiveAggregates(Generic[A]):
         aggregate_class: type[A],
         id_type: type[UUID | str],
         receipts: Receipts,
-        terms: Terms | None = None,
+        terms: Terms = NO_TERMS,
     ) -> None:
         self._registry = registry
         self._class = aggregate_class
         self._id_type = id_type
         self._receipts = receipts
-        self._terms = terms or Terms()
+        self._terms = terms
 
     def __repr__(self) -> str:
         return f"<LiveAggregates of {self._class.__name__} in {self._registry}>"
@@ -171,7 +178,7 @@ class LiveAggregates(Generic[A]):
 
     def using(self, **options: Unpack[Options]) -> LiveAggregates[A]:
         """Return the same with options for `create`, `get_or_create` and the refs; see there."""
-        terms = replace(self._terms, **options)
+        terms = self._terms.but(options)
         return LiveAggregates(self._registry, self._class, self._id_type, self._receipts, terms)
 
     def ref(self, aggregate_id: UUID | str) -> LiveRef[A]:
@@ -323,7 +330,7 @@ class LiveRef(Generic[A]):
                   gets its first answer again whenever it is sent again.
                 * `expected_version`: the version that the aggregate must have; 0 if it must be new.
         """
-        return LiveRef(self._ref, self._class, self._new, replace(self._terms, **options))
+        return LiveRef(self._ref, self._class, self._new, self._terms.but(options))
 
     def or_create(
         self, factory: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs
@@ -369,19 +376,22 @@ class LiveRef(Generic[A]):
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> pykka.Future[R]:
         """Do what `call` does, but return a future of the result, which has the errors, too."""
-        answer: Future[R] = Future()
-        answer.patience = self._terms.timeout
-        command = self._command(method, args, kwargs)
-        reply = cast("Future[Any]", self._ref.submit(LiveActor.execute, command))
-        answer.target = reply.target
-        reply.add_done_callback(partial(_hand_on, answer))
-        return answer
+        return self._send(self._command(method, args, kwargs), is_whole=False)
 
     def execute(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> Decision[R]:
         """Do what `call` does, but return all of the decision: result, version and events."""
         return cast("Decision[R]", self._ask(self._command(method, args, kwargs)))
+
+    def dispatch(
+        self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> pykka.Future[Decision[R]]:
+        """Do what `execute` does, but return a future of the decision, which has the errors, too.
+
+        Commands of one thread that wait for an aggregate are stored together.
+        """
+        return self._send(self._command(method, args, kwargs), is_whole=True)
 
     def validate(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
@@ -435,6 +445,11 @@ class LiveRef(Generic[A]):
         run = operator.methodcaller(name, *args, **kwargs)
         return Command(name, run, (args, kwargs), self._new, terms=self._terms)
 
+    def _send(self, command: Command, *, is_whole: bool) -> Reply:
+        reply = Reply(is_whole=is_whole)
+        self._ref._ask(ProxyCall(_EXECUTE, (command,), {}), reply)
+        return reply
+
     def _ask(self, command: Command) -> Decision[Any]:
         timeout = self._terms.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -444,16 +459,3 @@ class LiveRef(Generic[A]):
             decision: Decision[Any] = reply.get(timeout=left)
             return decision
         return reply
-
-
-def _hand_on(answer: Future[Any], reply: Future[Any]) -> None:
-    """Resolve a future of a result with one of a decision, or of a decision to come."""
-    try:
-        decision: Decision[Any] | Pending = reply.get()
-    except BaseException as error:  # noqa: BLE001  # it is the answer
-        answer.fail(error)
-        return
-    if isinstance(decision, Pending):
-        decision.add_done_callback(partial(_hand_on, answer))
-    else:
-        answer.give(decision.result)

@@ -33,19 +33,19 @@ def look_up(store: EventStore[Any], events: Iterable[DomainEventProtocol[Any]]) 
     What is compared is what is stored, its timestamps with it. An encrypted state is decrypted
     first, for it is another one each time.
     """
-    found: list[bool | None] = []
+    outcomes: set[Outcome] = set()
     for event in events:
         ours = store.mapper.to_stored_event(event)
         version = ours.originator_version
         stored = store.recorder.select_events(ours.originator_id, gt=version - 1, lte=version)
-        found.extend(_is_same(store, ours, theirs) for theirs in stored)
         if not stored:
-            found.append(None)
-    if all(found):
-        return Outcome.OURS
-    if any(same is not None for same in found):
-        return Outcome.ANOTHERS
-    return Outcome.NOBODYS
+            outcomes.add(Outcome.NOBODYS)
+        elif all(_is_same(store, ours, theirs) for theirs in stored):
+            outcomes.add(Outcome.OURS)
+        else:
+            return Outcome.ANOTHERS
+    # All of a save are stored, or none: some of them are what others have stored like it.
+    return outcomes.pop() if len(outcomes) == 1 else Outcome.ANOTHERS
 
 
 def _is_same(store: EventStore[Any], ours: StoredEvent, theirs: StoredEvent) -> bool:

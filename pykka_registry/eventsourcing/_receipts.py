@@ -3,6 +3,10 @@
 The stream's id follows from the command's id, and its only event is stored in the same save as what
 the command has decided. So the store, which takes each version of a stream once, is what keeps a
 command from being done twice: across crashes, processes and years. Nothing is kept in memory.
+
+A command is taken for a new one, and looked for once the store refuses it. But where one has been
+done before the next may have been, too, as when a file is imported again. So as long as receipts
+are found they are looked for first, which is quicker than to load an aggregate and decide in vain.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from eventsourcing.domain import HasOriginatorIDVersion, TAggregateID, datetime_now_with_tzinfo
 from eventsourcing.utils import get_topic, resolve_topic
@@ -31,7 +35,9 @@ _VERSION = 1
 
 def receipt_id(command_id: UUID | str) -> UUID:
     """Return the id of the stream that has the receipt of a command."""
-    return uuid5(_NAMESPACE, str(command_id))
+    # What `uuid5` does, in half the time.
+    digest = hashlib.sha1(_NAMESPACE.bytes + str(command_id).encode(), usedforsecurity=False)
+    return UUID(bytes=digest.digest()[:16], version=5)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Receipts:
     def __init__(self, app: Application[Any], id_type: type[UUID | str]) -> None:
         self._events = app.events
         self._has_uuids = issubclass(id_type, UUID)
+        self.was_found = False
+        """Whether the last that was looked for was there, so that the next may be, too."""
 
     def find(self, command_id: UUID | str | None) -> ReceiptBase[Any] | None:
         """Return the receipt of a command, if it has one."""
@@ -85,6 +93,7 @@ class Receipts:
             return None
         stream = self._stream(command_id)
         receipt: Any = next(iter(self._events.get(stream, limit=1)), None)
+        self.was_found = receipt is not None
         return receipt  # type: ignore[no-any-return]
 
     def of_answer(
@@ -95,16 +104,18 @@ class Receipts:
         Raises:
             TypeError: if what it has returned could not be given again as it is.
         """
-        transcoder = self._events.mapper.transcoder
-        kept = transcoder.decode(transcoder.encode(decision.result))
-        if kept != decision.result:
-            message = (
-                f"{command.name} has returned {decision.result!r}, which a receipt would give "
-                f"again as {kept!r}: return something that the application's transcoder keeps as "
-                "it is, or register a transcoding for it"
-            )
-            raise TypeError(message)
-        return self._write(command, aggregate_id, decision.version, result=decision.result)
+        result = decision.result
+        if result is not None:  # which any transcoder keeps
+            transcoder = self._events.mapper.transcoder
+            kept = transcoder.decode(transcoder.encode(result))
+            if kept != result:
+                message = (
+                    f"{command.name} has returned {result!r}, which a receipt would give "
+                    f"again as {kept!r}: return something that the application's transcoder keeps "
+                    "as it is, or register a transcoding for it"
+                )
+                raise TypeError(message)
+        return self._write(command, aggregate_id, decision.version, result=result)
 
     def of_refusal(
         self, command: Command, aggregate_id: UUID | str, version: int, error: Exception
@@ -114,9 +125,7 @@ class Receipts:
             command,
             aggregate_id,
             version,
-            refusal=get_topic(type(error)),
-            arguments=list(error.args),
-            attributes=vars(error),
+            refusal=(get_topic(type(error)), list(error.args), vars(error)),
         )
 
     def repeat(
@@ -141,27 +150,28 @@ class Receipts:
         raise error
 
     def _write(
-        self, command: Command, aggregate_id: UUID | str, version: int, **answer: Any
+        self,
+        command: Command,
+        aggregate_id: UUID | str,
+        version: int,
+        *,
+        result: Any = None,
+        refusal: tuple[str, list[Any], dict[str, Any]] | None = None,
     ) -> ReceiptBase[Any]:
         command_id = command.terms.command_id
         assert command_id is not None
         cls: type[ReceiptBase[Any]] = Receipt if self._has_uuids else StrReceipt
-        nothing: dict[str, Any] = {
-            "result": None,
-            "refusal": None,
-            "arguments": [],
-            "attributes": {},
-        }
         return cls(
-            originator_id=self._stream(command_id),
-            originator_version=_VERSION,
-            timestamp=datetime_now_with_tzinfo(),
-            command_id=str(command_id),
-            command=command.name,
-            fingerprint=self._fingerprint(command, aggregate_id),
-            aggregate_id=str(aggregate_id),
-            aggregate_version=version,
-            **nothing | answer,
+            self._stream(command_id),
+            _VERSION,
+            datetime_now_with_tzinfo(),
+            str(command_id),
+            command.name,
+            self._fingerprint(command, aggregate_id),
+            str(aggregate_id),
+            version,
+            result,
+            *(refusal or (None, [], {})),
         )
 
     def _stream(self, command_id: UUID | str) -> Any:

@@ -22,6 +22,7 @@ from eventsourcing.persistence import (
     DataError,
     IntegrityError,
     NotSupportedError,
+    PersistenceError,
     ProgrammingError,
 )
 
@@ -36,6 +37,7 @@ from pykka_registry.eventsourcing._exceptions import (
     Fenced,
     OutcomeUnknown,
 )
+from pykka_registry.eventsourcing._group_commit import own
 from pykka_registry.eventsourcing._outcome import Outcome, look_up
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from pykka_registry.eventsourcing._retirement import Retirement
     from pykka_registry.eventsourcing._snapshots import Snapshots
 
-__all__ = ["LiveActor", "Pending", "Setup"]
+__all__ = ["LiveActor", "Pending", "Reply", "Setup"]
 
 _NOT_STORED = (DataError, NotSupportedError, ProgrammingError, Fenced)
 """Errors that mean: the store has looked at it, and nothing of it was stored."""
@@ -69,6 +71,25 @@ class Setup:
     attempts: int
 
 
+class _Events:
+    """What an application is to save, in the place of an aggregate.
+
+    Not the aggregate: the application would keep it, and take snapshots before we answer. Not the
+    events one by one: of each the library would find out what it is, and that takes longer than to
+    store it.
+    """
+
+    id = None
+    """No aggregate's, so that no event counts as one of an aggregate that is saved."""
+
+    def __init__(self, events: Sequence[DomainEventProtocol[Any]]) -> None:
+        self._events = events
+
+    def collect_events(self) -> Sequence[DomainEventProtocol[Any]]:
+        """Return the events; the library calls it."""
+        return self._events
+
+
 class _TakeSnapshot:
     """Tells an actor to take one, once those who wait for its answers have them."""
 
@@ -78,10 +99,54 @@ class _Flush:
 
 
 class Pending(Future[Decision[Any]]):
-    """What a command is answered with that is stored later, together with others."""
+    """What a command is answered with that is stored later, together with others.
+
+    It gets its result in the actor's turns only, and so does the reply that waits for it.
+    """
+
+    __slots__ = ("_reply",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reply: Reply | None = None
+
+    def give(self, value: Decision[Any]) -> bool:
+        """Set the decision, once it is stored."""
+        return super().give(value) and (self._reply is None or self._reply.give(value))
+
+    def fail(self, error: BaseException) -> bool:
+        """Set the exception."""
+        return super().fail(error) and (self._reply is None or self._reply.fail(error))
+
+    def hand_to(self, reply: Reply) -> None:
+        """Have the reply get the result, now or later."""
+        self._reply = reply
+        if self._done:
+            if self._exc_info is None:
+                reply.give(self._value)
+            else:
+                assert self._exc_info[1] is not None
+                reply.fail(self._exc_info[1])
 
 
-@dataclass(frozen=True, slots=True)
+class Reply(Future[Any]):
+    """The reply to a command that nobody blocks on: of its decision, or of its result alone."""
+
+    __slots__ = ("_is_whole",)
+
+    def __init__(self, *, is_whole: bool) -> None:
+        super().__init__()
+        self._is_whole = is_whole
+
+    def give(self, value: Decision[Any] | Pending) -> bool:
+        """Set what a command has been answered with, unless that is still to come."""
+        if isinstance(value, Pending):
+            value.hand_to(self)
+            return True
+        return super().give(value if self._is_whole else value.result)
+
+
+@dataclass(slots=True)
 class _Decided:
     """A command in a batch."""
 
@@ -112,6 +177,10 @@ class LiveActor(AggregateMixin, PooledActor):
 
     def execute(self, command: Command) -> Decision[Any] | Pending:
         """Carry out a command: when this returns it is stored, or it will be when that is done."""
+        if self._receipts.was_found:
+            first = self._receipts.find(command.terms.command_id)
+            if first is not None:
+                return self._receipts.repeat(first, command, self.key)
         others_wait = not self.actor_inbox.empty()
         if not (others_wait or self._batch) or not command.may_share:
             self._flush()
@@ -162,7 +231,7 @@ class LiveActor(AggregateMixin, PooledActor):
             if not self._store_batch(batch):
                 for decided in batch:
                     try:
-                        decided.answer.give(self._execute_alone(decided.command))
+                        decided.answer.give(self._execute_alone(decided.command, is_again=True))
                     except Exception as error:  # noqa: BLE001  # it goes to its caller
                         decided.answer.fail(error)
         finally:
@@ -180,6 +249,13 @@ class LiveActor(AggregateMixin, PooledActor):
             for decided in batch:
                 decided.answer.fail(_unknown(error))
             return True
+        except (IntegrityError, *_NOT_STORED):
+            return False
+        except PersistenceError as error:
+            # To ask a store that has failed again for each would only take their time.
+            for decided in batch:
+                decided.answer.fail(own(error))
+            return True
         except Exception:  # noqa: BLE001  # nothing is stored, perhaps because of one of them
             return False
         self._aggregate = aggregate
@@ -189,8 +265,12 @@ class LiveActor(AggregateMixin, PooledActor):
             decided.answer.give(decided.decision)
         return True
 
-    def _execute_alone(self, command: Command) -> Decision[Any]:
+    def _execute_alone(self, command: Command, *, is_again: bool = False) -> Decision[Any]:
         try:
+            # If a batch could not be stored some of it may have been done before.
+            first = self._receipts.find(command.terms.command_id) if is_again else None
+            if first is not None:
+                return self._receipts.repeat(first, command, self.key)
             return self._execute(command)
         except BaseException:
             self._aggregate = None
@@ -318,9 +398,9 @@ class LiveActor(AggregateMixin, PooledActor):
             OutcomeUnknown: if that cannot be found out.
             Exception: what the store has failed with, if nothing is stored.
         """
+        what: Any = _Events(events)
         try:
-            # Not the aggregate: the application would keep it, and take snapshots before we answer.
-            self._app.save(*events)
+            self._app.save(what)
         except _NOT_STORED:
             raise
         except Exception as error:

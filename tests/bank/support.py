@@ -16,15 +16,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from examples.bank.actors import AccountActor
-from examples.bank.domain import Transaction
+from examples.bank.domain import Account, Transaction
 from examples.bank.store import find_store
 from examples.bank.transactions import HEADER
+from pykka_registry.eventsourcing import _live
+from pykka_registry.eventsourcing._turn import LiveActor
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
+
+    import pytest
 
     from examples.bank.application import Bank
+    from pykka_registry.eventsourcing._turn import Setup
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 120.0  # seconds until a process that should have ended is taken for hanging
@@ -89,36 +93,56 @@ def access_by_mode(path: str | Path, mode: int) -> bool:
 
 
 class Referee:
-    """Counts the live actors from outside, from first line to last."""
+    """Counts the live actors of each registry from outside, from first line to last."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._live: Counter[str] = Counter()
+        self._live: dict[object, Counter[object]] = {}
         self.most = 0
         self.most_per_account = 0
         self.activations = 0
 
-    def enter(self, key: str) -> None:
+    def enter(self, registry: object, key: object) -> None:
         with self._lock:
-            self._live[key] += 1
+            live = self._live.setdefault(registry, Counter())
+            live[key] += 1
             self.activations += 1
-            self.most = max(self.most, self._live.total())
-            self.most_per_account = max(self.most_per_account, self._live[key])
+            self.most = max(self.most, live.total())
+            self.most_per_account = max(self.most_per_account, live[key])
 
-    def leave(self, key: str) -> None:
+    def leave(self, registry: object, key: object) -> None:
         with self._lock:
-            self._live[key] -= 1
+            self._live[registry][key] -= 1
 
 
-class WatchedAccount(AccountActor):
-    referee: Referee
+def watched_by(referee: Referee) -> type[LiveActor]:
+    class WatchedActor(LiveActor):
+        def __init__(self, setup: Setup) -> None:
+            referee.enter(self.registry.actor_urn, self.key)
+            super().__init__(setup)
 
-    def __init__(self, bank: Bank) -> None:
-        self.referee.enter(self.key)
-        super().__init__(bank)
+        def on_stop(self) -> None:
+            super().on_stop()
+            referee.leave(self.registry.actor_urn, self.key)
 
-    def on_stop(self) -> None:
-        self.referee.leave(self.key)
+    return WatchedActor
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> Referee:
+    """Have a referee count all live aggregates from now on."""
+    referee = Referee()
+    monkeypatch.setattr(_live, "LiveActor", watched_by(referee))
+    return referee
+
+
+BOOK = Account.book
+"""The original."""
+
+
+def replace_book(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Decimal]) -> None:
+    """Have another function in the place of `Account.book`, which it is known by."""
+    function.__name__ = BOOK.__name__
+    monkeypatch.setattr(Account, BOOK.__name__, function)
 
 
 @dataclass(frozen=True)

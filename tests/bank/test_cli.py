@@ -6,9 +6,7 @@ import io
 import os
 import signal
 import sqlite3
-import threading
 from contextlib import closing
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,30 +14,29 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from examples.bank import actors, screen
-from examples.bank.actors import AccountActor, Statement
+from examples.bank import screen
 from examples.bank.application import Bank
 from examples.bank.cli import main
 from examples.bank.domain import Account
 from examples.bank.sample import sample_csv, sample_rows
 from examples.bank.transfer import Order, Transfer
 from tests.bank.support import (
+    BOOK,
     DAY,
-    Referee,
-    WatchedAccount,
     make_rows,
     open_bank,
     read_balances,
+    replace_book,
     run_bank,
+    start_sabotaged,
     stored_balances,
     sums,
+    watch,
     write_csv,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from examples.bank.domain import Transaction
 
 D = Decimal
 ROWS = make_rows(100, 10)
@@ -229,37 +226,30 @@ def test_output_that_cannot_be_written_is_one_line_and_status_1(folder: Path) ->
     )
 
 
-def test_a_thread_that_cannot_be_started_is_one_line_and_status_1(
-    capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = threading.Thread.start
-
-    def no_actors(thread: threading.Thread) -> None:
-        if thread.name.startswith("AccountActor"):
-            message = "can't start new thread"
-            raise RuntimeError(message)
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", no_actors)
-    monkeypatch.setattr(actors, "_TURN", 0.7)
-    assert run("t.csv") == 1
-    assert "failed: can't start new thread; nothing is half booked: run" in one_line(capsys)
+FEW_THREADS = """
+import threading
+from examples.bank import accounts
+accounts.TURN = 0.7
+start = threading.Thread.start
+def start_if_few(thread):
+    ours = [other for other in threading.enumerate() if "pykka-registry-" in other.name]
+    if "pykka-registry-" in thread.name and len(ours) == {}:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = start_if_few
+"""
 
 
-def test_with_fewer_threads_than_accounts_may_be_live_an_import_goes_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = threading.Thread.start
+def test_a_thread_that_cannot_be_started_is_one_line_and_status_1(folder: Path) -> None:
+    end = start_sabotaged(FEW_THREADS.format(0), "t.csv", cwd=folder).end()
+    assert end.status == 1
+    assert "failed: can't start new thread; nothing is half booked: run" in end.err
+    assert end.err.count("\n") == 1
 
-    def few_actors(thread: threading.Thread) -> None:
-        names = [other.name for other in threading.enumerate()]
-        if thread.name.startswith("AccountActor") and str(names).count("AccountActor") == 3:
-            message = "can't start new thread"
-            raise RuntimeError(message)
-        start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", few_actors)
-    assert run("t.csv") == 0
+def test_with_fewer_threads_than_accounts_may_be_live_an_import_goes_on(folder: Path) -> None:
+    end = start_sabotaged(FEW_THREADS.format(3), "t.csv", cwd=folder).end()
+    assert (end.status, end.err) == (0, "")
     assert read_balances(folder / "balances.csv") == sums(ROWS)
 
 
@@ -320,16 +310,13 @@ def test_ctrl_c_while_the_accounts_are_read_again_stops_before_balances_are_writ
     assert stored_balances(folder / "bank.sqlite") == sums(ROWS)
 
 
-class LyingAccount(AccountActor):
-    def book(self, *transactions: Transaction) -> Statement:
-        statement = super().book(*transactions)
-        return replace(statement, balance=statement.balance + 1)
-
-
 def test_an_actor_that_disagrees_with_the_store_is_a_failure(
     folder: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actors, "AccountActor", LyingAccount)
+    def lie(account: Account, *args: Any, **kwargs: Any) -> D:
+        return BOOK(account, *args, **kwargs) + 1
+
+    replace_book(monkeypatch, lie)
     assert run("t.csv") == 1
     out, err = capsys.readouterr()
     assert "agree with" not in out
@@ -370,9 +357,7 @@ def test_on_a_terminal_a_bar_shows_rows_rate_and_live_actors(
 def test_the_ceiling_that_the_user_gives_is_the_registrys(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    referee = Referee()
-    monkeypatch.setattr(WatchedAccount, "referee", referee, raising=False)
-    monkeypatch.setattr(actors, "AccountActor", WatchedAccount)
+    referee = watch(monkeypatch)
     with open_bank("bank.sqlite") as bank:
         bank.save(*(Transfer.of(Order(f"t{n}", f"{n}", "A", D(1), DAY)) for n in range(9)))
     assert run("t.csv", "--max-live", "2") == 0

@@ -68,13 +68,13 @@ library.Application.save = save_and_say
 
 
 def test_killed_again_and_again_an_import_ends_like_one_clean_run(tmp_path: Path) -> None:
-    accounts = 900
-    rows = make_rows(4000, accounts)
+    accounts = 300
+    rows = make_rows(1200, accounts)
     write_csv(tmp_path / "t.csv", rows)
     before = 0
-    # Each account is saved once, so these are moments from its first save to its last but nine.
-    moments = (1, 240, 350, 300)
-    assert sum(moments) == accounts - 9
+    # Each account is saved at least once, and up to sixteen at the same time.
+    moments = (1, 80, 100)
+    assert sum(moments) + 16 * len(moments) < accounts
     for saves in moments:
         killed = start_sabotaged(
             KILL_AFTER_SAVES.format(saves), "t.csv", "--db", "b.sqlite", cwd=tmp_path
@@ -114,7 +114,7 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_ctrl_c_three_times_at_once_ends_it_just_so(tmp_path: Path) -> None:
     rows = make_rows(2500, 600)
     write_csv(tmp_path / "t.csv", rows)
-    stores = [f"{number}.sqlite" for number in range(5)]
+    stores = [f"{number}.sqlite" for number in range(3)]
     for db in stores:
         run = start_sabotaged(SAY_WHEN_BOOKING, "t.csv", "--db", db, cwd=tmp_path)
         assert run.read_line() == "booking"
@@ -129,10 +129,12 @@ def test_ctrl_c_three_times_at_once_ends_it_just_so(tmp_path: Path) -> None:
 
 HOLD_UP_ALL_ACTORS = """
 import threading, eventsourcing.application as library
+first = threading.Semaphore()
 def hold_up(self, *objs, **kwargs):
-    print("booking", flush=True)
-    self.closing.wait()
-    print("closing", flush=True)
+    if first.acquire(blocking=False):
+        print("booking", flush=True)
+        self.closing.wait()
+        print("closing", flush=True)
     threading.Event().wait()
 library.Application.save = hold_up
 """
@@ -170,12 +172,12 @@ def test_while_another_program_locks_the_store_ctrl_c_needs_no_patience(
 
 
 SAY_EACH_ATTEMPT = """
-import eventsourcing.application as library
-save = library.Application.save
-def say_and_save(self, *objs, **kwargs):
+import eventsourcing.sqlite as library
+insert = library.SQLiteApplicationRecorder.insert_events
+def say_and_insert(self, *args, **kwargs):
     print("attempt", flush=True)
-    return save(self, *objs, **kwargs)
-library.Application.save = say_and_save
+    return insert(self, *args, **kwargs)
+library.SQLiteApplicationRecorder.insert_events = say_and_insert
 """
 
 

@@ -1,4 +1,4 @@
-"""The account and its receipts, without actors and without a store."""
+"""The account, without actors and without a store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from examples.bank.domain import (
     BookedDifferently,
     NotPositive,
     OverdraftLimitExceeded,
-    Receipt,
     Refusal,
-    Transaction,
 )
 from tests.bank.support import DAY, tx
 
@@ -145,34 +143,14 @@ def test_whatever_is_asked_of_it_an_account_is_what_its_events_say(
     )
 
 
-def test_a_receipt_confirms_its_own_transaction() -> None:
-    receipt = Receipt.for_transaction(tx(amount="1.00"))
-    receipt.confirm(tx(amount="1.0"))
-    assert (receipt.version, receipt.amount, receipt.refusal) == (1, Decimal("1.00"), "")
-    assert len(receipt.collect_events()) == 1
-
-
-@pytest.mark.parametrize(
-    "other",
-    [tx(account="B"), tx(amount="1.01"), tx(on=DAY.replace(day=1))],
-    ids=["account", "amount", "date"],
-)
-def test_a_receipt_denies_other_content_under_its_id(
-    other: Transaction,
-) -> None:
-    receipt = Receipt.for_transaction(tx())
-    with pytest.raises(BookedDifferently, match=r"booked before as account 'A', 2024-02-29, 1\.00"):
-        receipt.confirm(other)
-
-
-def test_a_receipt_for_a_refusal_refuses_again_with_the_same_words() -> None:
-    with pytest.raises(Refusal, match="no money"):
-        Receipt.for_transaction(tx(), "no money").confirm(tx())
-
-
 def test_ids_of_different_sources_do_not_meet() -> None:
     mine = tx()
-    other = replace(mine, source=Account("A").id)
+    other = replace(mine, source="transfer 1")
     assert mine.id == other.id
-    assert mine.receipt_id != other.receipt_id
-    assert Receipt.for_transaction(other).id == other.receipt_id
+    assert mine.command_id != other.command_id
+
+
+def test_what_was_booked_under_an_id_is_told_exactly() -> None:
+    assert str(BookedDifferently(tx(amount="1.00"))) == (
+        "transaction '1' was booked before as account 'A', 2024-02-29, 1.00"
+    )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from eventsourcing.persistence import OperationalError
 
+from examples.bank import accounts as accounts_module
 from examples.bank import importer as module
-from examples.bank.actors import AccountActor
+from examples.bank.accounts import live_accounts
 from examples.bank.application import Bank
 from examples.bank.audit import balances_in, disagreements
 from examples.bank.importer import Importer, Tally
@@ -20,43 +21,45 @@ from examples.bank.problems import Failed
 from examples.bank.store import find_store
 from examples.bank.transactions import BadRow, open_transactions
 from examples.bank.waiting import never
-from pykka_registry import AggregateRegistry, EndReason, Overloaded, Undeliverable
+from pykka_registry import EndReason, Overloaded, Undeliverable
+from pykka_registry.eventsourcing import _live
 from tests.bank.support import (
+    BOOK,
     Columns,
     Referee,
-    WatchedAccount,
     make_rows,
     open_bank,
+    replace_book,
     stored_balances,
     sums,
+    watch,
+    watched_by,
     write_csv,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from decimal import Decimal
     from pathlib import Path
 
     from eventsourcing.persistence import Recording
 
-    from examples.bank.actors import Statement
-    from examples.bank.domain import Account, Transaction
-    from pykka_registry import RegistryRef, Stats
+    from examples.bank.domain import Account
+    from pykka_registry import Stats
+    from pykka_registry.eventsourcing import LiveAggregates
 
 ROWS = make_rows(600, 40)
 
 
 @pytest.fixture
 def referee(monkeypatch: pytest.MonkeyPatch) -> Referee:
-    referee = Referee()
-    monkeypatch.setattr(WatchedAccount, "referee", referee, raising=False)
-    return referee
+    return watch(monkeypatch)
 
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is done in portions is done in small ones."""
     monkeypatch.setattr(module, "CHUNK", 100)
-    monkeypatch.setattr(module, "BATCH", 2)
     monkeypatch.setattr(module, "MAX_IN_FLIGHT", 7)
 
 
@@ -65,29 +68,27 @@ def import_rows(
     rows: list[Columns],
     *,
     bank_class: type[Bank] = Bank,
-    actor_class: type[AccountActor] = AccountActor,
     max_live: int = 5,
-    start_timeout: float = 60,
     wants_to_stop: Callable[[], bool] = never,
     on_progress: Callable[[Tally], None] = lambda _tally: None,
+    on_open: Callable[[Bank, LiveAggregates[Account]], object] = lambda _bank, _accounts: None,
     on_end: Callable[[Stats], None] = lambda _stats: None,
 ) -> Tally:
     path = write_csv(folder / "t.csv", rows)
     bank = bank_class(env=find_store(str(folder / "bank.sqlite"), create=True).settings)
     try:
         with (
-            AggregateRegistry.start(
-                actor_class, args=(bank,), max_live=max_live, start_timeout=start_timeout
-            ) as accounts,
+            live_accounts(bank, max_live=max_live) as accounts,
             open_transactions(str(path)) as transactions,
         ):
+            on_open(bank, accounts)
             importer = Importer(
                 bank, accounts, wants_to_stop=wants_to_stop, on_progress=on_progress
             )
             try:
                 importer.run(transactions)
             finally:
-                stats = accounts.stats()
+                stats = accounts.registry.stats()
                 assert stats.queued == stats.waiting == 0
                 assert stats.live <= max_live
                 on_end(stats)
@@ -119,15 +120,13 @@ def test_no_more_accounts_are_live_than_allowed_so_they_come_and_go(
     tmp_path: Path, referee: Referee, max_live: int
 ) -> None:
     ended: list[Stats] = []
-    rows = make_rows(600, 40)
-    tally = import_rows(
-        tmp_path, rows, actor_class=WatchedAccount, max_live=max_live, on_end=ended.append
-    )
-    assert tally.booked == 600
+    rows = make_rows(300, 40)
+    tally = import_rows(tmp_path, rows, max_live=max_live, on_end=ended.append)
+    assert tally.booked == 300
     assert 0 < referee.most <= max_live
     assert referee.most_per_account == 1
     (stats,) = ended
-    assert stats.activations == referee.activations > 5 * 40
+    assert stats.activations == referee.activations > 2 * 40
     assert stats.ends == {EndReason.EVICTED: stats.activations - stats.live}
     assert stored_balances(tmp_path / "bank.sqlite") == sums(rows)
 
@@ -137,12 +136,11 @@ def test_an_account_is_activated_once_for_its_rows_however_many_messages_they_ar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_live: int
 ) -> None:
     """Each activation replays the account's events: those that are not needed cost time."""
-    monkeypatch.setattr(module, "BATCH", 2)
     monkeypatch.setattr(module, "MAX_IN_FLIGHT", 7)
     ended: list[Stats] = []
-    rows = [*make_rows(500, 40), *make_rows(100, 1, first=1000)]
+    rows = [*make_rows(200, 40), *make_rows(100, 1, first=1000)]
     tally = import_rows(tmp_path, rows, max_live=max_live, on_end=ended.append)
-    assert tally.booked == 600
+    assert tally.booked == 300
     assert ended[0].activations == 40
     assert stored_balances(tmp_path / "bank.sqlite") == sums(rows)
 
@@ -167,16 +165,31 @@ def test_chunks_grow_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(chunk) for chunk in module._chunks(numbers)] == [10, 40, 100, 100, 50]
 
 
-def test_as_many_actors_are_live_at_once_as_allowed(tmp_path: Path, referee: Referee) -> None:
+def test_as_many_accounts_are_live_at_once_as_allowed(
+    tmp_path: Path, referee: Referee, monkeypatch: pytest.MonkeyPatch
+) -> None:
     together = threading.Barrier(5)
 
-    class PatientAccount(WatchedAccount):
-        def book(self, *transactions: Transaction) -> Statement:
-            together.wait(60)
-            return super().book(*transactions)
+    def book_together(account: Account, *args: Any, **kwargs: Any) -> Decimal:
+        together.wait(60)
+        return BOOK(account, *args, **kwargs)
 
-    import_rows(tmp_path, make_rows(80, 40), actor_class=PatientAccount, max_live=5)
+    replace_book(monkeypatch, book_together)
+    import_rows(tmp_path, make_rows(40, 40), max_live=5)
     assert referee.most == 5
+
+
+def test_rows_of_an_account_that_wait_together_are_stored_together(tmp_path: Path) -> None:
+    saves: list[int] = []
+
+    class CountingBank(Bank):
+        def save(self, *objs: Any, **kwargs: Any) -> list[Recording[Any]]:
+            saves.append(1)
+            return super().save(*objs, **kwargs)
+
+    tally = import_rows(tmp_path, make_rows(400, 20), bank_class=CountingBank, max_live=1)
+    assert tally.booked == 400
+    assert len(saves) <= 3 * 20  # as a rule its first row alone, and then the others
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -195,23 +208,25 @@ def test_each_accounts_rows_are_booked_in_the_files_order(tmp_path: Path) -> Non
             assert booked == [row[0] for row in rows if row[1] == account_id]
 
 
-def test_few_rows_are_in_flight_at_any_time(tmp_path: Path) -> None:
+def test_few_rows_are_in_flight_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One account, one slow reader: what is not answered is not sent."""
     most = 0
     sent = 0
 
-    class CountingAccount(AccountActor):
-        def book(self, *transactions: Transaction) -> Statement:
-            nonlocal sent
-            sent += len(transactions)
-            return super().book(*transactions)
+    def count(account: Account, *args: Any, **kwargs: Any) -> Decimal:
+        nonlocal sent
+        sent += 1
+        return BOOK(account, *args, **kwargs)
 
     def look(tally: Tally) -> None:
         nonlocal most
         most = max(most, sent - tally.rows)
 
-    import_rows(tmp_path, make_rows(3000, 1), actor_class=CountingAccount, on_progress=look)
-    assert sent == 3000
+    replace_book(monkeypatch, count)
+    import_rows(tmp_path, make_rows(1500, 1), on_progress=look)
+    assert sent == 1500
     assert 0 < most <= module.MAX_IN_FLIGHT
 
 
@@ -280,60 +295,68 @@ def test_stopped_on_the_way_it_counts_what_is_booked_and_goes_on_later(
     assert stored_balances(tmp_path / "bank.sqlite") == sums(ROWS)
 
 
-def test_once_stopped_rows_that_wait_for_their_turn_are_not_booked(tmp_path: Path) -> None:
+def test_once_stopped_rows_that_wait_for_their_turn_are_not_booked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wish = threading.Event()
-    messages = 0
+    opened: list[Bank] = []
+    calls = 0
 
-    class HeldAccount(AccountActor):
-        def book(self, *transactions: Transaction) -> Statement:
-            nonlocal messages
-            statement = super().book(*transactions)
-            messages += 1
-            if messages == 3:
-                wish.set()
-                assert self._bank.closing.wait(60)
-            return statement
+    def hold(account: Account, *args: Any, **kwargs: Any) -> Decimal:
+        nonlocal calls
+        calls += 1
+        if calls == 150:
+            wish.set()
+            assert opened[0].closing.wait(60)
+        return BOOK(account, *args, **kwargs)
 
-    tally = import_rows(
-        tmp_path, make_rows(2000, 1), actor_class=HeldAccount, wants_to_stop=wish.is_set
-    )
-    assert tally.rows == tally.booked == 3 * module.BATCH
-    done = import_rows(tmp_path, make_rows(2000, 1))
-    assert (done.already_booked, done.rows) == (3 * module.BATCH, 2000)
+    with monkeypatch.context() as held:
+        replace_book(held, hold)
+        tally = import_rows(
+            tmp_path,
+            make_rows(800, 1),
+            wants_to_stop=wish.is_set,
+            on_open=lambda bank, _: opened.append(bank),
+        )
+    assert 0 < tally.rows == tally.booked < 150
+    done = import_rows(tmp_path, make_rows(800, 1))
+    assert (done.already_booked, done.rows) == (tally.booked, 800)
 
 
 def test_once_stopped_accounts_that_wait_for_their_turn_to_be_live_book_nothing(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wish = threading.Event()
+    opened: list[Bank] = []
 
-    class HeldAccount(AccountActor):
-        def book(self, *transactions: Transaction) -> Statement:
-            wish.set()
-            assert self._bank.closing.wait(60)
-            return super().book(*transactions)
+    def hold(account: Account, *args: Any, **kwargs: Any) -> Decimal:
+        wish.set()
+        assert opened[0].closing.wait(60)
+        return BOOK(account, *args, **kwargs)
 
+    replace_book(monkeypatch, hold)
     tally = import_rows(
         tmp_path,
         make_rows(300, 100),
-        actor_class=HeldAccount,
         max_live=2,
         wants_to_stop=wish.is_set,
+        on_open=lambda bank, _: opened.append(bank),
     )
     assert tally.rows == 0
     assert stored_balances(tmp_path / "bank.sqlite") == {}
 
 
-def test_while_an_account_is_held_up_it_looks_often_if_it_shall_stop(tmp_path: Path) -> None:
+def test_while_an_account_is_held_up_it_looks_often_if_it_shall_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = threading.Event()
     looked_often = threading.Event()
     looks = 0
 
-    class HeldAccount(AccountActor):
-        def book(self, *transactions: Transaction) -> Statement:
-            held.set()
-            assert looked_often.wait(20)
-            return super().book(*transactions)
+    def hold(account: Account, *args: Any, **kwargs: Any) -> Decimal:
+        held.set()
+        assert looked_often.wait(20)
+        return BOOK(account, *args, **kwargs)
 
     def look() -> bool:
         nonlocal looks
@@ -342,21 +365,27 @@ def test_while_an_account_is_held_up_it_looks_often_if_it_shall_stop(tmp_path: P
             looked_often.set()
         return looked_often.is_set()
 
-    import_rows(tmp_path, make_rows(1, 1), actor_class=HeldAccount, wants_to_stop=look)
+    replace_book(monkeypatch, hold)
+    import_rows(tmp_path, make_rows(1, 1), wants_to_stop=look)
     assert looks == 20
 
 
 def test_an_actor_that_cannot_start_ends_it_with_nothing_half_booked(
-    tmp_path: Path, referee: Referee
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class LateAccount(WatchedAccount):
+    referee = Referee()
+    watched: Any = watched_by(referee)
+
+    class LateActor(watched):  # type: ignore[misc]
         def on_start(self) -> None:
-            if self.referee.activations > 20:
+            if referee.activations > 20:
                 message = "out of something"
                 raise RuntimeError(message)
 
-    with pytest.raises(Undeliverable, match="failed to start"):
-        import_rows(tmp_path, ROWS, actor_class=LateAccount)
+    with monkeypatch.context() as late:
+        late.setattr(_live, "LiveActor", LateActor)
+        with pytest.raises(Undeliverable, match="failed to start"):
+            import_rows(tmp_path, ROWS)
     assert referee.most_per_account == 1
     done = import_rows(tmp_path, ROWS)
     assert 0 < done.already_booked < 600
@@ -364,32 +393,33 @@ def test_an_actor_that_cannot_start_ends_it_with_nothing_half_booked(
 
 
 def test_an_account_that_does_not_get_its_turn_ends_it_with_nothing_half_booked(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others_gave_up = threading.Event()
-    registries: list[RegistryRef[Any]] = []
+    hogged = threading.Event()
+    opened: list[LiveAggregates[Account]] = []
 
-    class HoggingAccount(AccountActor):
-        def book(self, *transactions: Transaction) -> Statement:
-            statement = super().book(*transactions)
-            registries.append(self.registry)
-            assert others_gave_up.wait(60)
-            return statement
+    def hog(account: Account, *args: Any, **kwargs: Any) -> Decimal:
+        hogged.set()
+        assert others_gave_up.wait(60)
+        return BOOK(account, *args, **kwargs)
 
     def look() -> bool:
-        if registries and registries[0].stats().queued == 0:
+        if hogged.is_set() and opened[0].registry.stats().queued == 0:
             others_gave_up.set()
         return False
 
-    with pytest.raises(Overloaded):
-        import_rows(
-            tmp_path,
-            ROWS,
-            actor_class=HoggingAccount,
-            max_live=1,
-            start_timeout=0.2,
-            wants_to_stop=look,
-        )
+    with monkeypatch.context() as held:
+        replace_book(held, hog)
+        held.setattr(accounts_module, "TURN", 0.2)
+        with pytest.raises(Overloaded):
+            import_rows(
+                tmp_path,
+                ROWS,
+                max_live=1,
+                wants_to_stop=look,
+                on_open=lambda _, accounts: opened.append(accounts),
+            )
     done = import_rows(tmp_path, ROWS)
     assert 0 < done.already_booked < 600
     assert stored_balances(tmp_path / "bank.sqlite") == sums(ROWS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from eventsourcing.persistence import ProgrammingError
 
+from examples.bank import patience
 from examples.bank import store as module
 from examples.bank.application import Bank
 from examples.bank.interrupt import Stopped
@@ -117,7 +118,7 @@ def test_a_store_that_stays_locked_is_told_after_our_patience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "bank.sqlite"
-    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE", 0.0)
     store = find_store(str(path), create=True)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("BEGIN EXCLUSIVE")

@@ -63,15 +63,15 @@ def test_it_goes_no_other_way(way: list[State]) -> None:
 
 
 def test_its_steps_move_the_money_and_each_has_an_id_of_its_own() -> None:
-    transfer = Transfer.of(ORDER)
-    steps = [transfer.debit, transfer.credit, transfer.refund]
+    assert Transfer.of(ORDER).order == ORDER
+    steps = [ORDER.debit, ORDER.credit, ORDER.refund]
     assert [(step.account_id, str(step.amount)) for step in steps] == [
         ("A", "-12.50"),
         ("B", "12.50"),
         ("A", "12.50"),
     ]
-    other = Transfer.of(Order("t2", "A", "B", Decimal("12.50"), DAY))
-    ids = {step.receipt_id for step in [*steps, other.debit, other.credit, other.refund]}
+    other = Order("t2", "A", "B", Decimal("12.50"), DAY)
+    ids = {step.command_id for step in [*steps, other.debit, other.credit, other.refund]}
     assert len(ids) == 6
 
 

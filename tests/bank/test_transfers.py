@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from examples.bank import actors
-from examples.bank.actors import AccountActor, start_accounts
-from examples.bank.domain import Account, Refusal
+from examples.bank.accounts import account_of, live_accounts
+from examples.bank.domain import Account, OverdraftLimitExceeded
 from examples.bank.transfer import Order, State, Transfer, TransferDiffers
 from examples.bank.transfers import open_desk
-from tests.bank.support import DAY, Referee, WatchedAccount, open_bank, stored_balances, tx
+from tests.bank.support import DAY, Referee, open_bank, stored_balances, watch
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -96,10 +95,13 @@ def test_a_payer_gets_back_what_the_payee_cannot_take(
 def test_even_a_payer_that_is_closed_by_then_gets_it_back(bank: Bank, path: Path) -> None:
     transfer = Transfer.of(order("100.00", payee="C"))
     bank.save(transfer)
-    with start_accounts(bank) as accounts:
-        payer = accounts.ref("A")
-        payer.call(AccountActor.withdraw, transfer.debit)
-        payer.call(AccountActor.close)
+    debit = transfer.order.debit
+    with live_accounts(bank) as accounts:
+        payer = account_of(accounts, "A")
+        payer.using(command_id=debit.command_id).call(
+            Account.withdraw, transfer.amount, on=debit.on, reference=debit.id
+        )
+        payer.call(Account.close)
     with open_desk(bank) as desk:
         assert [transfer.state for transfer in desk.finish_all()] == [State.REFUNDED]
     assert stored_balances(path)["A"] == D("100.00")
@@ -117,10 +119,7 @@ def test_all_unfinished_transfers_are_finished_with_few_actors(bank: Bank, path:
 
 @pytest.fixture
 def referee(monkeypatch: pytest.MonkeyPatch) -> Referee:
-    referee = Referee()
-    monkeypatch.setattr(WatchedAccount, "referee", referee, raising=False)
-    monkeypatch.setattr(actors, "AccountActor", WatchedAccount)
-    return referee
+    return watch(monkeypatch)
 
 
 def test_where_one_account_may_be_live_a_transfer_has_both_one_after_the_other(
@@ -187,12 +186,12 @@ def test_two_processes_that_finish_the_same_transfer_agree(path: Path) -> None:
     def pay_in() -> None:
         with (
             open_bank(path) as bank,
-            start_accounts(bank) as accounts,
+            live_accounts(bank) as accounts,
         ):
+            account = account_of(accounts, "A")
             for number in range(rounds):
                 barrier.wait(60)
-                account = accounts.ref("A")
-                account.call(AccountActor.book, tx(f"in {number}", amount="10.00"))
+                account.call(Account.book, D("10.00"), on=DAY, reference=f"in {number}")
 
     states: tuple[list[State], list[State]] = ([], [])
     threads = [threading.Thread(target=carry_out, args=(part,)) for part in states]
@@ -211,11 +210,14 @@ def test_a_refused_debit_is_not_taken_later(bank: Bank, path: Path) -> None:
     """Killed after the refusal and before the transfer knew of it, it must not change its mind."""
     transfer = Transfer.of(order("150.00"))
     bank.save(transfer)
-    with start_accounts(bank) as accounts:
-        payer = accounts.ref("A")
-        with pytest.raises(Refusal):
-            payer.call(AccountActor.withdraw, transfer.debit)
-        payer.call(AccountActor.book, tx("2", amount="100.00"))
+    debit = transfer.order.debit
+    with live_accounts(bank) as accounts:
+        payer = account_of(accounts, "A")
+        with pytest.raises(OverdraftLimitExceeded):
+            payer.using(command_id=debit.command_id).call(
+                Account.withdraw, transfer.amount, on=debit.on, reference=debit.id
+            )
+        payer.call(Account.book, D("100.00"), on=DAY, reference="2")
     with open_desk(bank) as desk:
         assert [transfer.state for transfer in desk.finish_all()] == [State.REFUSED]
     assert stored_balances(path)["A"] == D("200.00")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
-from eventsourcing.persistence import OperationalError
+from eventsourcing.persistence import DataError, OperationalError
 
 from pykka_registry import AggregateMixin, AggregateRegistry, Undeliverable, WaitCycle
 from pykka_registry.eventsourcing import LiveAggregates, OutcomeUnknown, live_aggregates
@@ -20,6 +20,7 @@ from tests.eventsourcing.accounts import (
     Overdrawn,
     Refusal,
     balance,
+    count_reads,
     failing,
     open_bank,
     stored,
@@ -174,20 +175,56 @@ def test_a_conflict_makes_them_go_again_one_by_one(
     assert stored(bank).balance == 13
 
 
-def test_a_store_that_fails_fails_those_that_it_fails_alone(
+def test_a_store_that_fails_is_not_asked_again_for_each(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:
     held = Held(bank, accounts)
     futures = held.deposit(3)
-    held.insertions.before += [failing(OperationalError("down"))] * 2
+    held.insertions.before.append(failing(OperationalError("down")))
     held.go_on()
-    assert results(futures) == [OperationalError, 1, 2]
+    errors: list[BaseException] = []
+    for future in futures:
+        with pytest.raises(OperationalError, match="down") as raised:
+            future.get(timeout=60)
+        errors.append(raised.value)
+    assert len(set(map(id, errors))) == 3  # two threads must not raise the same
+    assert len(held.insertions.sizes) == 1
     lost = Held(bank, accounts)
     futures = lost.deposit(3)
     lost.insertions.after.append(failing(OperationalError("lost")))
     lost.go_on()
-    assert results(futures) == [3, 4, 5]
-    assert stored(bank).balance == 5
+    assert results(futures) == [1, 2, 3]
+    assert stored(bank).balance == 3
+
+
+def test_one_that_the_store_refuses_fails_alone(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    held = Held(bank, accounts)
+    futures = held.deposit(3)
+    held.insertions.before += [failing(DataError("too long"))] * 2
+    held.go_on()
+    assert results(futures) == [DataError, 1, 2]
+    assert stored(bank).balance == 2
+
+
+def test_what_was_done_before_is_answered_without_deciding_it_again(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    ref = accounts.get_or_create(Account, "Ada")
+    for number in range(5):
+        ref.using(command_id=f"{number}").call(Account.deposit, ONE)
+    held = Held(bank, accounts)
+    reads = count_reads(bank.recorder)
+    futures = [
+        ref.using(command_id=f"{number}").dispatch(Account.deposit, ONE) for number in range(6)
+    ]
+    held.go_on()
+    decisions = [future.get(timeout=60) for future in futures]
+    assert [decision.is_repeated for decision in decisions] == [True] * 5 + [False]
+    assert [decision.result for decision in decisions] == [1, 2, 3, 4, 5, 6]
+    assert reads.count(None) == 6 + 1  # their receipts, and the aggregate for the one that is new
+    assert stored(bank).balance == 6
 
 
 def test_an_outcome_that_cannot_be_learned_is_unknown_to_all(

@@ -18,6 +18,7 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 from pykka_registry import RegistryStopped
 from pykka_registry.eventsourcing import (
     AggregateExists,
+    CommandIdReused,
     ConcurrencyError,
     Decision,
     LiveAggregates,
@@ -126,6 +127,19 @@ def test_execute_tells_the_version_and_the_events(accounts: LiveAggregates[Accou
     [deposited] = decision.events
     assert isinstance(deposited, Account.Deposited)
     assert deposited.amount == 5
+
+
+def test_dispatch_returns_a_future_of_the_decision(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada").using(command_id="a")
+    for is_repeated in (False, True):
+        decision = account.dispatch(Account.deposit, Decimal(5)).get(timeout=60)
+        assert (decision.result, decision.version) == (Decimal(5), 2)
+        assert decision.is_repeated == is_repeated
+    with pytest.raises(CommandIdReused):
+        account.dispatch(Account.deposit, Decimal(6)).get(timeout=60)
+    assert stored(bank).balance == 5
 
 
 def test_a_method_that_triggers_nothing_stores_nothing(
@@ -237,8 +251,11 @@ def test_a_checker_knows_what_goes_in_and_out(accounts: LiveAggregates[Account])
     assert_type(account.using(timeout=5).call(Account.pair), tuple[str, Decimal])
     assert_type(account.submit(Account.deposit, Decimal(1)), pykka.Future[Decimal])
     assert_type(account.execute(Account.deposit, Decimal(1)).result, Decimal)
+    assert_type(account.dispatch(Account.pair), pykka.Future[Decision[tuple[str, Decimal]]])
     assert_type(account.validate(Account.deposit, Decimal(1)), Decision[Decimal])
     assert_type(account.query(lambda account: account.owner), str)
+    with pytest.raises(TypeError, match="patience"):
+        account.using(patience=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     for wrong in (account.call, account.execute, account.validate):
         with pytest.raises(TypeError):
             wrong(Account.deposit)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

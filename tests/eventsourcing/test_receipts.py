@@ -27,6 +27,7 @@ from tests.eventsourcing.accounts import (
     Overdrawn,
     Refusal,
     balance,
+    count_reads,
     failing,
     open_bank,
     stored,
@@ -68,6 +69,30 @@ def test_a_command_that_is_sent_again_gets_its_first_answer(store: Store) -> Non
             other = others.ref(ADA).using(command_id=UUID(int=1))
             assert other.call(Account.deposit, Decimal(5)) == 5
         assert stored(bank).balance == 6
+
+
+def test_where_one_was_done_before_the_next_is_looked_for_first(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    commands = [account.using(command_id=f"{number}") for number in range(5)]
+    for command in commands[:4]:
+        command.call(Account.deposit, Decimal(1))
+    assert commands[0].execute(Account.deposit, Decimal(1)).is_repeated
+    account.stop()
+    reads, insertions = count_reads(bank.recorder), Insertions(bank.recorder)
+    for number in (1, 2, 3):
+        decision = commands[number].execute(Account.deposit, Decimal(1))
+        assert decision == Decision(Decimal(number + 1), number + 2, (), is_repeated=True)
+    assert len(reads) == 3  # their receipts, and not the account
+    with pytest.raises(CommandIdReused):
+        commands[3].call(Account.deposit, Decimal(2))
+    assert insertions.sizes == []
+    assert commands[4].call(Account.deposit, Decimal(1)) == 5
+    for number in range(5, 7):
+        account.using(command_id=f"{number}").call(Account.deposit, Decimal(1))
+    assert len(reads) == 3 + 1 + 2  # one was looked for in vain, and the account was loaded
+    assert stored(bank).balance == 7
 
 
 def test_a_receipt_is_an_event_of_its_own_stream(
