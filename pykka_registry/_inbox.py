@@ -414,6 +414,8 @@ class Inbox:
                 if not self._envelopes and self._park(reader):
                     self._turn = _NOBODY
                     return False
+            if self._turn == _NOBODY:  # in a child that was forked within the turn
+                return False
             self._turn = _DUE
             return True
 
