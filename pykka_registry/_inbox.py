@@ -414,6 +414,8 @@ class Inbox:
                 if not self._envelopes and self._park(reader):
                     self._turn = _NOBODY
                     return False
+            if self._turn == _NOBODY:  # in a child that was forked within the turn
+                return False
             self._turn = _DUE
             return True
 
@@ -479,15 +481,15 @@ class Inbox:
     def end(self, error: Callable[[], pykka.ActorDeadError]) -> None:
         """Refuse whatever is put from now on; what was put before is still handed out. Atomic.
 
+        For a reader that is a thread.
+
         Args:
             error: Makes what a refused message fails with.
 
         """
         with self._lock:
             self._error = error
-            wake = self._unpark()
-        if wake is not None:
-            wake()
+            self._unpark()
 
     def close_after_fork(self, error: Callable[[], pykka.ActorDeadError]) -> None:
         """Close in a forked child, where the lock may be held by a thread that does not exist.

@@ -323,7 +323,8 @@ class Table(Rows):
             self._drop_if_unwanted(entry, after)
         return error
 
-    # An incarnation's life, told by the thread that runs it.
+    # An incarnation's life, told by the thread that runs it. In a child that was forked in a
+    # handler, and comes back from it, that is no longer this table's business.
 
     def begin(self, incarnation: Incarnation, life: Life) -> bool:
         """Take over from whoever launched it; false if another thread has, or nobody wants it."""
@@ -344,6 +345,8 @@ class Table(Rows):
 
     def activated(self, incarnation: Incarnation, ref: IncarnationRef) -> bool:
         """Let everybody find the actor, and answer who waited; false if it is ending already."""
+        if self.refusal is FORKED:
+            return False
         return self._change(partial(self._activated, incarnation, ref))
 
     def _activated(self, incarnation: Incarnation, ref: IncarnationRef, after: After) -> bool:
@@ -391,6 +394,8 @@ class Table(Rows):
         Called when it has found nothing to do. If a reason is returned its inbox is closed, and it
         is found no more.
         """
+        if self.refusal is FORKED:
+            return None
         return self._change(partial(self._rest, incarnation))
 
     def _rest(self, incarnation: Incarnation, after: After) -> EndReason | None:
@@ -444,6 +449,8 @@ class Table(Rows):
             What else was left over: requests to stop, and what somebody waits for an answer to.
 
         """
+        if self.refusal is FORKED:
+            return []
         return self._change(partial(self._close_inbox, incarnation, life))
 
     def _close_inbox(self, incarnation: Incarnation, life: Life, after: After) -> list[Mail]:
@@ -511,7 +518,13 @@ class Table(Rows):
                 self._tails.add(leaving)
             self._ended(incarnation, reason, cause, after)
 
-        self._change(decide)
+        if self.refusal is not FORKED:
+            self._change(decide)
+            return
+        futures: list[Future[Any] | None] = [r.future for r in incarnation.entry.requests]
+        futures += [letter.reply_to for letter in incarnation.entry.queue]
+        for future in filter(None, futures):  # one may be what this thread has forked for
+            future.fail(RegistryStopped(FORKED))
 
     def _ended(
         self,

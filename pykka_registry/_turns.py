@@ -450,24 +450,25 @@ class Turns:
         context = self._enter_context(mine)
         runs = self.runs
         runs.runner = threading.get_ident()
-        mine.running.append(runs)
+        running = mine.running
+        running.append(runs)
         try:
             reason = context.run(self._work, until)
         except RecursionError:
             raise  # what is left to do is done where there is more room
         except BaseException:
             if self.broken is not None and self.broken[0] is not None:
-                self._end_turn(context, mine, EndReason.FAILED)
+                self._end_turn(context, running, EndReason.FAILED)
             raise
-        self._end_turn(context, mine, reason)
+        self._end_turn(context, running, reason)
 
     def _end_turn(
-        self, context: contextvars.Context, mine: _waits.Mine, reason: EndReason | None
+        self, context: contextvars.Context, running: list[_waits.Runs], reason: EndReason | None
     ) -> None:
         # Before it is given up: the next who claims it writes the same.
-        mine.running.pop()
+        running.pop()
         self.runs.runner = None
-        self._leave_context(context, mine)
+        self._leave_context(context, _waits.mine)
         self.give_up(reason)
 
     def _enter_context(self, mine: _waits.Mine) -> contextvars.Context:
@@ -493,7 +494,8 @@ class Turns:
         context = self._enter_context(mine)
         runs = self.runs
         runs.runner = threading.get_ident()
-        mine.running.append(runs)
+        running = mine.running
+        running.append(runs)
         reason: EndReason | None = None
         try:
             return context.run(function, *args)
@@ -504,7 +506,7 @@ class Turns:
             reason = EndReason.FAILED
             raise context.run(self.end_with, error, None) from error
         finally:
-            mine.running.pop()
+            running.pop()
             runs.runner = None
             self._leave_context(context, mine)
             self.give_up(reason)

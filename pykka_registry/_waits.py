@@ -172,7 +172,7 @@ class Mine(threading.local):
 
     def __init__(self) -> None:
         self.running: list[Runs] = []
-        """What the thread is running, the innermost last."""
+        """What the thread is running, the innermost last. Another list in a forked child."""
         self.held: list[Due] | None = None
         """What it has made due and holds back, since it is about to wait for it; see `_turns`."""
         self.spare_context: contextvars.Context | None = None
@@ -192,11 +192,12 @@ that runs the loop most likely goes on only with that."""
 def running(runs: Runs) -> Generator[None]:
     """Mark the calling thread as the one that runs `runs`."""
     runs.runner = threading.get_ident()
-    mine.running.append(runs)
+    running = mine.running
+    running.append(runs)
     try:
         yield
     finally:
-        mine.running.pop()
+        running.pop()
         runs.runner = None
 
 
@@ -382,8 +383,13 @@ class _Way(NamedTuple):
 
 
 def forget_after_fork() -> None:
-    """Begin anew in a forked child, where none of the waiting threads exists."""
+    """Begin anew in a forked child, where none of the waiting threads exists.
+
+    What the forking thread was running is run in the parent. If the child comes back to those who
+    ran it, they take it from the list that they had put it in.
+    """
     global _lock  # noqa: PLW0603  # the old lock may be held by a thread that does not exist here
     _lock = threading.Lock()
     _blocked.clear()
     _awaits.clear()
+    mine.running = []

@@ -842,6 +842,28 @@ GUARDS = [
         "tests/test_turns.py -k somebody_held",
     ),
     Guard(
+        "a child that is forked in a handler runs nothing that the parent runs",
+        "_waits.py",
+        "    mine.running = []\n",
+        "",
+        "tests/test_turns.py -k forked_in_a_handler",
+    ),
+    Guard(
+        "a child that comes back from a handler hands the actor to no pool",
+        "_inbox.py",
+        "            if self._turn == _NOBODY:  # in a child that was forked within the turn\n"
+        "                return False\n",
+        "",
+        "tests/test_turns.py -k comes_back",
+    ),
+    Guard(
+        "a child that comes back from a start is refused what it started for",
+        "_table.py",
+        "            future.fail(RegistryStopped(FORKED))\n",
+        "            pass\n",
+        "tests/test_turns.py -k forked_in_a_start",
+    ),
+    Guard(
         "a proxy of one that ends meanwhile is refused as that of a dead one",
         "_life.py",
         '        elif name.startswith("_actor"):  # what a proxy asks for\n',

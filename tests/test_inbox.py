@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 import pytest
 from pykka._envelope import Envelope
 
 from pykka_registry._future import Future
-from pykka_registry._inbox import NOTHING, Inbox
+from pykka_registry._inbox import NOTHING, Inbox, answer, fail, forgotten
+from pykka_registry._turns import remember
 from tests.support import PATIENCE, in_threads, join, start_thread, tiny_switch_interval, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 def dead() -> pykka.ActorDeadError:
@@ -169,3 +174,155 @@ def test_each_message_is_handed_out_handed_back_or_refused() -> None:
     assert handed_out + handed_back + refused == rounds * writers * each
     assert refused > 0
     assert handed_out > 0
+
+
+# An interrupt, or another thread, between two steps.
+
+
+def parked() -> tuple[Inbox, Reader]:
+    """Return an inbox whose reader has left with nothing to do."""
+    inbox, reader = Inbox(), Reader()
+    inbox.begin()
+    assert inbox.take() is NOTHING
+    assert inbox.leave(reader) is False
+    return inbox, reader
+
+
+def interrupt(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+LATER: dict[str, Callable[[Inbox], object]] = {
+    "put": lambda inbox: inbox.accept(Envelope[Any](1), later=interrupt),
+    "nudge": lambda inbox: inbox.nudge(later=interrupt),
+    "close": lambda inbox: inbox.close(dead, later=interrupt),
+}
+
+
+@pytest.mark.parametrize("what", LATER)
+def test_a_reader_of_whom_nobody_was_told_is_woken_by_who_looks_after_the_forgotten(
+    what: str,
+) -> None:
+    inbox, reader = parked()
+    with pytest.raises(KeyboardInterrupt):
+        LATER[what](inbox)
+    assert reader.woken == 0
+    assert inbox.is_due()
+    remember()
+    assert reader.woken == 1
+    assert reader not in forgotten
+
+
+class InterruptedLock:
+    """Stands in for a lock that an interrupt keeps the first who comes from taking."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._interrupts = 1
+
+    def __enter__(self) -> None:
+        if self._interrupts:
+            self._interrupts = 0
+            raise KeyboardInterrupt
+        self._lock.acquire()
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._lock.release()
+
+
+CALLS: dict[str, Callable[[Inbox], object]] = {
+    "put": lambda inbox: inbox.put(Envelope[Any](1)),
+    "nudge": lambda inbox: inbox.nudge(),
+    "close": lambda inbox: inbox.close(dead),
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_an_interrupt_before_anything_is_done_leaves_nothing_done(what: str) -> None:
+    inbox = Inbox(lock=cast("Any", InterruptedLock()))
+    with pytest.raises(KeyboardInterrupt):
+        CALLS[what](inbox)
+    assert forgotten == {}
+    assert (inbox.empty(), inbox.closed, inbox.get(timeout=0)) == (True, False, None)
+    inbox.put(Envelope[Any](2))
+    assert inbox.close(dead)[0].message == 2
+
+
+class Troubled(deque[Any]):
+    """What the reader has taken over, with trouble as something is taken out."""
+
+    def __init__(self, envelopes: Iterable[Any], trouble: Callable[[], object]) -> None:
+        super().__init__(envelopes)
+        self._trouble: Callable[[], object] | None = trouble
+
+    def have_trouble(self) -> None:
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            trouble()
+
+
+class TroubledBefore(Troubled):
+    def popleft(self) -> Any:
+        self.have_trouble()
+        return super().popleft()
+
+    def pop(self) -> Any:  # type: ignore[override]
+        self.have_trouble()
+        return super().pop()
+
+
+class TroubledAfter(Troubled):
+    def popleft(self) -> Any:
+        envelope = super().popleft()
+        self.have_trouble()
+        return envelope
+
+
+def taken_over(cls: type[Troubled], trouble: Callable[[Inbox], object]) -> Inbox:
+    """Return an inbox whose reader has taken over 1, 2 and 3, and handled the 1; 4 came later."""
+    inbox = Inbox()
+    for number in (1, 2, 3):
+        inbox.put(Envelope[Any](number))
+    assert message_of(inbox.take()) == 1
+    inbox._batch = cls(inbox._batch, lambda: trouble(inbox))
+    inbox.put(Envelope[Any](4))
+    return inbox
+
+
+def message_of(envelope: Any) -> Any:
+    return envelope.message
+
+
+@pytest.mark.parametrize("cls", [TroubledBefore, TroubledAfter])
+def test_what_is_taken_as_an_interrupt_comes_is_not_lost(cls: type[Troubled]) -> None:
+    inbox = taken_over(cls, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        inbox.take()
+    assert [message_of(inbox.take()) for _ in range(3)] == [2, 3, 4]
+    assert inbox.take() is NOTHING
+
+
+def test_what_is_left_as_an_interrupt_comes_is_there_when_it_is_closed_again() -> None:
+    inbox = taken_over(TroubledBefore, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        inbox.close(dead)
+    left: list[Any] = [Envelope[Any](0)]
+    assert inbox.close(dead, left=left) is left
+    assert [message_of(envelope) for envelope in left] == [0, 2, 3, 4]
+
+
+def test_what_is_closed_as_it_is_taken_goes_to_who_has_closed_it() -> None:
+    left: list[Any] = []
+    inbox = taken_over(TroubledBefore, lambda inbox: inbox.close(dead, left=left))
+    assert inbox.take() is None
+    assert [message_of(envelope) for envelope in left] == [2, 3, 4]
+
+
+def test_who_asks_with_another_future_gets_an_answer_if_it_wants_one() -> None:
+    """An envelope may be made by hand, as Pykka's own are."""
+    future = pykka.ThreadingFuture[int]()
+    answer(Envelope[Any](1, reply_to=future), 3)
+    assert future.get(timeout=0) == 3
+    answer(Envelope[Any](1, reply_to=future), 4)  # it has one
+    fail(Envelope[Any](1, reply_to=future), dead())
+    assert future.get(timeout=0) == 3

@@ -9,12 +9,14 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import pykka
 import pytest
 
 from pykka_registry import (
     AggregateMixin,
     AggregateRegistry,
     PooledActor,
+    RegistryStopped,
     Undeliverable,
     _flag,
     _life,
@@ -23,9 +25,12 @@ from pykka_registry import (
     _waits,
 )
 from tests.support import PATIENCE, wait_for
+from tests.test_mending import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pykka_registry import RegistryRef
 
 
 class Noting(AggregateMixin, PooledActor):
@@ -123,12 +128,17 @@ def use_every_lock() -> None:
         assert registry[0].stop() is True
 
 
+def end_if_it_hangs() -> None:
+    """Have a signal end a forked child after a while."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(20)
+
+
 def leave(check: Callable[[], None]) -> NoReturn:
     """End a forked child: with 0 if the check passes, and by a signal if it hangs."""
     status = 1
     try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(20)
+        end_if_it_hangs()
         check()
         status = 0
     except BaseException:  # noqa: BLE001
@@ -149,3 +159,124 @@ def test_a_forked_child_hangs_in_no_lock_that_somebody_held(whose: str) -> None:
         if pid == 0:
             leave(use_every_lock)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+class Forking(AggregateMixin, PooledActor):
+    """Forks in its handler; the child checks something there, or comes back to the asker."""
+
+    def fork(self) -> int:
+        pid = os.fork()
+        if pid == 0:
+            end_if_it_hangs()
+        return pid
+
+    def fork_and(self, check: Callable[[], None]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            leave(check)
+        return pid
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("timeout", [None, PATIENCE], ids=["helped", "in the pool"])
+def test_a_child_that_is_forked_in_a_handler_is_refused_and_runs_nothing(
+    timeout: float | None,
+) -> None:
+    with AggregateRegistry.start(Forking) as registry:
+        address = registry.ref("k").using(timeout=timeout)
+        other = registry.ref("other").using(timeout=timeout)
+        registry.get_or_start("other")
+
+        def check() -> None:
+            calls: list[Callable[[], object]] = [
+                lambda: registry.get("k"),
+                lambda: registry.get_or_start("new"),
+                lambda: address.call(Forking.fork),
+                lambda: other.call(Forking.fork),
+                lambda: other.ask("x"),
+                lambda: other.tell("x"),
+                other.stop,
+            ]
+            for call in calls:
+                with pytest.raises(RegistryStopped, match="forked"):
+                    call()
+            assert _waits.mine.running == []
+            use_every_lock()  # and another registry is of use
+
+        assert os.waitpid(address.call(Forking.fork_and, check), 0)[1] == 0
+
+
+FORKS: dict[str, Callable[[RegistryRef[Forking]], int]] = {
+    "call": lambda registry: registry.ref("k").call(Forking.fork),
+    "ask": lambda registry: registry["k"].proxy().fork().get(),
+    "start": lambda registry: registry.ref("new").call(Forking.fork),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("how", FORKS)
+def test_a_child_that_comes_back_from_a_handler_goes_on_and_is_refused(how: str) -> None:
+    """Who waits has run it: a thread of the pool would come back to the pool."""
+    executor = Aside()
+    with AggregateRegistry.start(Forking, executor=executor) as registry:
+        inbox: Any = registry.get_or_start("k").actor_inbox
+
+        def check() -> None:
+            with pytest.raises(RegistryStopped, match="forked"):
+                registry.ref("k").call(Forking.fork)
+            assert _waits.mine.running == []
+            assert not inbox.is_due()
+            use_every_lock()
+
+        pid = FORKS[how](registry)
+        if pid == 0:
+            leave(check)
+        assert os.waitpid(pid, 0)[1] == 0
+        executor.open()
+
+
+class ForkingThread(AggregateMixin, pykka.ThreadingActor):
+    def fork(self) -> int:
+        pid = os.fork()
+        if pid == 0:
+            end_if_it_hangs()
+        return pid
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_is_all_of_an_actors_thread_ends_with_it() -> None:
+    with AggregateRegistry.start(ForkingThread) as registry:
+        assert os.waitpid(registry.ref("k").call(ForkingThread.fork), 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("what", ["start", "call"])
+def test_a_child_that_is_forked_in_a_start_is_refused_what_it_started_for(what: str) -> None:
+    pids: list[int] = []
+
+    class Starting(Forking):
+        def on_start(self) -> None:
+            pids.append(self.fork())
+
+    with AggregateRegistry.start(Starting, executor=Aside()) as registry:
+
+        def start() -> None:
+            if what == "start":
+                registry.get_or_start("k")
+            else:
+                registry.ref("k").ask("unhandled")
+
+        refused = ""
+        try:
+            start()
+        except RegistryStopped as error:
+            refused = str(error)
+        if pids == [0]:
+            os._exit(0 if "forked" in refused else 2)
+        assert refused == ""
+        assert os.waitpid(pids[0], 0)[1] == 0
+        registry.ref("k").stop()
