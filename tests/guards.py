@@ -1131,6 +1131,13 @@ GUARDS = [
         "tests/eventsourcing/test_receipts.py -k looked_for_first",
     ),
     Guard(
+        "live: who is answered again sees what was stored by then",
+        "eventsourcing/_turn.py",
+        "                self._forget_what_is_older(first)\n                return self._receipts.repeat(first, command, self.key)\n        others_wait",
+        "                return self._receipts.repeat(first, command, self.key)\n        others_wait",
+        "tests/eventsourcing/test_receipts.py -k answered_again_sees",
+    ),
+    Guard(
         "live: a store that has failed is not asked again for each of a batch",
         "eventsourcing/_turn.py",
         "                decided.answer.fail(own(error))\n            return True\n",

@@ -180,6 +180,7 @@ class LiveActor(AggregateMixin, PooledActor):
         if self._receipts.was_found:
             first = self._receipts.find(command.terms.command_id)
             if first is not None:
+                self._forget_what_is_older(first)
                 return self._receipts.repeat(first, command, self.key)
         others_wait = not self.actor_inbox.empty()
         if not (others_wait or self._batch) or not command.may_share:
@@ -270,6 +271,7 @@ class LiveActor(AggregateMixin, PooledActor):
             # If a batch could not be stored some of it may have been done before.
             first = self._receipts.find(command.terms.command_id) if is_again else None
             if first is not None:
+                self._forget_what_is_older(first)
                 return self._receipts.repeat(first, command, self.key)
             return self._execute(command)
         except BaseException:
@@ -415,6 +417,12 @@ class LiveActor(AggregateMixin, PooledActor):
                 log(logging.WARNING, what, self.key, error=error)
             return outcome is Outcome.OURS
         return True
+
+    def _forget_what_is_older(self, receipt: ReceiptBase[Any]) -> None:
+        """See to it that who has an answer from another process sees what that has stored."""
+        if self._aggregate is not None and self._aggregate.version < receipt.aggregate_version:
+            self._flush()
+            self._aggregate = None
 
     def _is_old(self, version: int) -> bool:
         recorder = self._app.events.recorder

@@ -95,6 +95,21 @@ def test_where_one_was_done_before_the_next_is_looked_for_first(
     assert stored(bank).balance == 7
 
 
+def test_who_is_answered_again_sees_what_has_been_stored_by_then(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    account.using(command_id="a").call(Account.deposit, Decimal(1))
+    assert account.using(command_id="a").execute(Account.deposit, Decimal(1)).is_repeated
+    assert account.query(balance) == 1
+    with live_aggregates(bank, Account) as others:  # another process
+        others.ref(ADA).using(command_id="b").call(Account.deposit, Decimal(1))
+    reads = count_reads(bank.recorder)
+    assert account.using(command_id="b").execute(Account.deposit, Decimal(1)).is_repeated
+    assert len(reads) == 1  # that one was looked for first
+    assert account.query(balance) == 2
+
+
 def test_a_receipt_is_an_event_of_its_own_stream(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:
