@@ -27,7 +27,7 @@ import pytest
 from pykka import messages
 
 from pykka_registry import PooledActor, WaitCycle, _future, _turns, _waits
-from tests.support import PATIENCE, Gate, in_threads, poll, tiny_switch_interval
+from tests.support import PATIENCE, Gate, NoThreads, in_threads, poll, tiny_switch_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -2153,22 +2153,6 @@ atexit.register(lambda: print(pykka.ActorRegistry.stop_all(timeout=60).count(Tru
 
 
 # What is told the pool, and what is not.
-
-
-class NoThreads:
-    """While it lasts no thread can be started."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-
-    def __enter__(self) -> None:
-        def refuse(_thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        self._monkeypatch.setattr(threading.Thread, "start", refuse)
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self._monkeypatch.undo()
 
 
 def test_an_actor_waits_in_its_pool_once_however_often_it_is_asked(
