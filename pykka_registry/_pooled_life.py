@@ -160,13 +160,14 @@ class PooledLife(Life, Turns):
 
 
 def _had_begun(error: BaseException) -> bool:
-    """Tell whether a handler had begun when this broke a turn off: by the variables of `step`."""
+    """Tell whether a handler had begun when this broke a turn off: by where `step` was then."""
     traceback = error.__traceback__
     while traceback is not None:
-        frame = traceback.tb_frame
+        frame, traceback = traceback.tb_frame, traceback.tb_next
         if frame.f_code is Life.step.__code__:
-            return "reply" in frame.f_locals or "error" in frame.f_locals
-        traceback = traceback.tb_next
+            # The exception that a handler raised is no variable any more.
+            callee = None if traceback is None else traceback.tb_frame.f_code
+            return "reply" in frame.f_locals or callee is Life._handle_exception.__code__
     return False
 
 

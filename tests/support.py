@@ -19,6 +19,8 @@ from pykka_registry import AggregateMixin
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable
 
+    import pytest
+
     from pykka_registry import RegistryRef
 T = TypeVar("T")
 
@@ -256,6 +258,22 @@ def tiny_switch_interval() -> Generator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+class NoThreads:
+    """While it lasts no thread can be started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def __enter__(self) -> None:
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        self._monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._monkeypatch.undo()
 
 
 def start_thread(function: Callable[[], object]) -> threading.Thread:

@@ -20,19 +20,21 @@ import threading
 import time
 import traceback
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import pykka
 import pytest
 from pykka import messages
 
-from pykka_registry import PooledActor, WaitCycle, _future, _turns, _waits
-from tests.support import PATIENCE, Gate, in_threads, poll, tiny_switch_interval
+from pykka_registry import PooledActor, WaitCycle, _future, _pooled, _turns, _waits
+from tests.support import PATIENCE, Gate, NoThreads, in_threads, poll, tiny_switch_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from pykka_registry._future import Future
+    from pykka_registry._inbox import Inbox
 
 A = TypeVar("A", bound=pykka.Actor)
 T = TypeVar("T")
@@ -1902,6 +1904,195 @@ def test_the_others_who_wait_for_an_actor_that_a_ctrl_c_ended_are_told_of_its_de
     settle(one_thread)
 
 
+# A Ctrl-C between the lines of a turn.
+
+
+class InterruptedLog(logging.Handler):
+    """Raises a Ctrl-C at the first line of Pykka's log that has a text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+        self.struck = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._text in record.getMessage() and not self.struck:
+            self.struck = True
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        logging.getLogger("pykka").addHandler(self)
+
+    def __exit__(self, *_exc_info: object) -> None:
+        logging.getLogger("pykka").removeHandler(self)
+
+
+class InterruptedContext:
+    """Stands in for an actor's context variables: a Ctrl-C comes as a turn enters or leaves it."""
+
+    def __init__(self, when: str) -> None:
+        self._when = when
+        self._context = contextvars.Context()
+
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        when, self._when = self._when, ""
+        if when == "before":
+            raise KeyboardInterrupt
+        result = self._context.run(function, *args)
+        if when == "after":
+            raise KeyboardInterrupt
+        return result
+
+
+def test_a_ctrl_c_right_after_a_handler_fails_that_actor_and_is_raised_to_the_helper(
+    one_thread: concurrent.futures.ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pykka")
+    hooks = Hooks()
+    ref = start_idle(one_thread, hooks)
+    gate = occupy(one_thread)
+    failing = ref.ask(ValueError("no"), block=False)
+    behind = ref.ask("behind", block=False)
+    with InterruptedLog("Exception returned"), pytest.raises(KeyboardInterrupt):
+        ref.ask("mine")
+    gate.open()
+    with pytest.raises(ValueError, match="no"):
+        failing.get(timeout=PATIENCE)
+    with pytest.raises(pykka.ActorDeadError):
+        behind.get(timeout=PATIENCE)
+    hooks.wait_for("on_start", "on_failure(KeyboardInterrupt())")
+    assert pykka.ActorRegistry.get_all() == []
+    settle(one_thread)
+
+
+def test_a_ctrl_c_right_after_on_stop_leaves_nobody_waiting_for_the_stop(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    hooks = Hooks()
+    ref = pooled.on(Doing, executor=one_thread).start(hooks, on_stop=ValueError("no"))
+    settle(one_thread)
+    gate = occupy(one_thread)
+    stopped = ref.stop(block=False)
+    with InterruptedLog("Unhandled exception"), pytest.raises(KeyboardInterrupt):
+        ref.ask("mine")
+    gate.open()
+    assert stopped.get(timeout=PATIENCE) is True
+    assert hooks.calls[:2] == ["on_start", "on_stop"]
+    assert not ref.is_alive()
+    settle(one_thread)
+
+
+def test_a_ctrl_c_as_a_stop_is_answered_leaves_the_actor_stopped(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    hooks = Hooks()
+    ref = start_idle(one_thread, hooks)
+    gate = occupy(one_thread)
+    answer = cast("Future[Any]", ref.ask(messages._ActorStop(), block=False))
+    interrupts = [KeyboardInterrupt()]
+
+    def be_interrupted(_: object) -> None:
+        if interrupts:
+            raise interrupts.pop()
+
+    answer.add_done_callback(be_interrupted)
+    behind = ref.ask("behind", block=False)
+    with pytest.raises(KeyboardInterrupt):
+        behind.get()
+    gate.open()
+    with pytest.raises(pykka.ActorDeadError):
+        behind.get(timeout=PATIENCE)
+    assert answer.get(timeout=0) is None
+    assert hooks.calls == ["on_start", "on_stop"]
+    settle(one_thread)
+
+
+def test_a_ctrl_c_between_two_messages_fails_the_actor_and_tells_those_behind(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    hooks = Hooks()
+    ref = start_idle(one_thread, hooks)
+
+    class Interrupted(deque[Any]):
+        def popleft(self) -> Any:
+            raise KeyboardInterrupt
+
+    def interrupt_the_next(actor: Doing) -> None:
+        inbox = cast("Inbox", actor.actor_inbox)
+        inbox._batch = Interrupted(inbox._batch)
+
+    gate = occupy(one_thread)
+    before = send(ref, interrupt_the_next)
+    behind = ref.ask("behind", block=False)
+    with pytest.raises(KeyboardInterrupt):
+        behind.get()
+    assert before.get(timeout=0) is None
+    with pytest.raises(pykka.ActorDeadError):
+        behind.get(timeout=PATIENCE)
+    hooks.wait_for("on_start", "on_failure(KeyboardInterrupt())")
+    gate.open()
+    settle(one_thread)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_ctrl_c_at_the_edge_of_a_turn_leaves_the_rest_to_others(
+    when: str, one_thread: concurrent.futures.ThreadPoolExecutor
+) -> None:
+    hooks = Hooks()
+    ref = start_idle(one_thread, hooks)
+    gate = occupy(one_thread)
+    before = send(ref, lambda actor: actor.add())
+    cast("Any", ref)._turns.context = InterruptedContext(when)
+    with pytest.raises(KeyboardInterrupt):
+        before.get()
+    gate.open()
+    assert before.get(timeout=PATIENCE) == 1
+    assert call(ref, lambda actor: actor.count, timeout=PATIENCE) == 1
+    assert hooks.calls == ["on_start"]
+    settle(one_thread)
+    ref.stop()
+
+
+def test_a_ctrl_c_before_all_are_told_to_stop_does_not_keep_them_from_it(
+    one_thread: concurrent.futures.ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks, others = Hooks(), Hooks()
+    start_idle(one_thread, others)
+    ref = start_idle(one_thread, hooks)
+
+    def be_interrupted(_function: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_pooled, "in_spare_thread", be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ref.ask(SystemExit(1))
+    others.wait_for("on_start", "on_stop")
+    assert hooks.calls == ["on_start", "on_stop"]
+    poll(lambda: pykka.ActorRegistry.get_all() == [])
+    settle(one_thread)
+
+
+def test_a_ctrl_c_before_the_executor_has_taken_a_start_is_raised_and_the_actor_lives() -> None:
+    class Interrupted(concurrent.futures.ThreadPoolExecutor):
+        interrupts = 1
+
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            if self.interrupts:
+                self.interrupts = 0
+                raise KeyboardInterrupt
+            return super().submit(*args, **kwargs)
+
+    with Interrupted(1) as executor:
+        hooks = Hooks()
+        with pytest.raises(KeyboardInterrupt):
+            pooled.on(Doing, executor=executor).start(hooks)
+        (ref,) = pykka.ActorRegistry.get_all()
+        assert ref.ask("x", timeout=PATIENCE) == "x"
+        assert hooks.calls == ["on_start"]
+        ref.stop()
+
+
 # The future in an event loop.
 
 
@@ -2155,22 +2346,6 @@ atexit.register(lambda: print(pykka.ActorRegistry.stop_all(timeout=60).count(Tru
 # What is told the pool, and what is not.
 
 
-class NoThreads:
-    """While it lasts no thread can be started."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-
-    def __enter__(self) -> None:
-        def refuse(_thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        self._monkeypatch.setattr(threading.Thread, "start", refuse)
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self._monkeypatch.undo()
-
-
 def test_an_actor_waits_in_its_pool_once_however_often_it_is_asked(
     one_thread: concurrent.futures.ThreadPoolExecutor,
 ) -> None:
@@ -2230,6 +2405,28 @@ def test_who_awaits_its_own_actor_in_a_handler_is_refused() -> None:
     assert _waits._awaits == {}
     ref.stop()
     other.stop()
+
+
+def test_what_a_handler_awaits_besides_what_is_there_already_counts_as_waited_for() -> None:
+    """The edge of the one that is there goes, and that of the other stays."""
+    ref, quick, slow = (pooled.start(Doing) for _ in range(3))
+    gate = Gate()
+
+    def ask_back(_: Doing) -> object:
+        gate.pass_through()
+        return ref.ask("x")
+
+    async def both() -> list[Any]:
+        waiting = asyncio.create_task(answer_of(slow.ask(ask_back, block=False)))
+        answers = [await answer_of(quick.ask("quick", block=False))]
+        gate.open()
+        with pytest.raises(WaitCycle):
+            await waiting
+        return answers
+
+    assert call(ref, lambda _: asyncio.run(both()), timeout=PATIENCE) == ["quick"]
+    assert _waits._awaits == {}
+    pykka.ActorRegistry.stop_all()
 
 
 def test_who_waits_outside_of_an_actor_leaves_it_to_the_executor(

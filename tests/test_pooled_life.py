@@ -18,6 +18,7 @@ from pykka_registry import (
     PooledActor,
     Registered,
     Terminated,
+    _life,
 )
 from pykka_registry._pooled_life import PooledLife
 from tests.support import (
@@ -28,11 +29,14 @@ from tests.support import (
     told_count,
     wait_for,
 )
+from tests.test_mending import Aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     import pykka
+
+    from pykka_registry import RegistryRef
 
 POOL = "pykka-registry-pool"
 
@@ -253,3 +257,133 @@ def test_a_message_whose_executor_refuses_it_is_run_by_who_waits_for_it() -> Non
         gate.open()
         assert (held.get(), behind.get()) == (None, 1)
         assert registry.stats().activations == 1
+
+
+# A Ctrl-C between the lines of a turn.
+
+
+@pytest.fixture
+def executor() -> Aside:
+    """An executor that runs nothing until it is open."""
+    return Aside()
+
+
+@pytest.fixture
+def aside(executor: Aside) -> Generator[RegistryRef[Pooled]]:
+    """A registry with one active key, whose turns are taken by who waits only."""
+    with AggregateRegistry.start(Pooled, executor=executor, backoff=(0, 0)) as registry:
+        registry.get_or_start("a")
+        yield registry
+        executor.open()
+
+
+class Interrupted:
+    """Stands in for a function that is interrupted when it is first called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *_args: object, **_kwargs: object) -> Any:
+        self._monkeypatch.undo()
+        raise KeyboardInterrupt
+
+
+def test_a_message_whose_handler_has_not_begun_when_a_ctrl_c_comes_is_a_dead_letter(
+    aside: RegistryRef[Pooled], executor: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = aside.ref("a")
+    address.proxy().do.defer("told")
+    behind = address.submit(Pooled.do, "behind")
+    monkeypatch.setattr(PooledLife, "step", Interrupted(monkeypatch))
+    with pytest.raises(KeyboardInterrupt):
+        behind.get()
+    executor.open()
+    assert behind.get(timeout=PATIENCE) == "behind"  # by the successor
+    assert [letter.message.args for letter in aside.dead_letters] == [("told",)]
+    assert aside.stats().activations == 2
+
+
+def test_nor_has_it_begun_while_an_actor_says_that_it_stays(
+    aside: RegistryRef[Pooled], executor: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = aside.ref("a")
+    address.proxy().do.defer("told")
+    behind = address.submit(Pooled.do, "behind")
+    incarnation = incarnation_of(aside)
+    incarnation.asked = EndReason.IDLE
+    monkeypatch.setattr(type(aside._table), "decline", Interrupted(monkeypatch))
+    with pytest.raises(KeyboardInterrupt):
+        behind.get()
+    executor.open()
+    assert behind.get(timeout=PATIENCE) == "behind"
+    assert [letter.message.args for letter in aside.dead_letters] == [("told",)]
+
+
+def test_a_message_whose_handler_has_failed_when_a_ctrl_c_comes_is_no_dead_letter(
+    aside: RegistryRef[Pooled], executor: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = aside.ref("a")
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    address.proxy().run.defer(fail)
+    behind = address.submit(Pooled.do, "behind")
+    monkeypatch.setattr(_life, "log", Interrupted(monkeypatch))
+    with pytest.raises(KeyboardInterrupt):
+        behind.get()
+    executor.open()
+    assert behind.get(timeout=PATIENCE) == "behind"
+    assert aside.stats().dead_letters == {}
+    assert aside.stats().ends == {EndReason.FAILED: 1}
+
+
+def test_one_that_has_failed_when_a_ctrl_c_cuts_its_turn_short_ends_as_failed(
+    aside: RegistryRef[Pooled], executor: Aside, listener: pykka.ActorRef[Listener]
+) -> None:
+    aside.subscribe(listener)
+    address = aside.ref("a")
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    class InterruptedContext:
+        """Stands in for the actor's context variables: a Ctrl-C comes as its turn leaves them."""
+
+        def run(self, function: Callable[..., Any], *args: Any) -> None:
+            life.context = None
+            function(*args)
+            raise KeyboardInterrupt
+
+    life = incarnation_of(aside).life
+    life.context = InterruptedContext()
+    address.proxy().run.defer(fail)
+    behind = address.submit(Pooled.do, "behind")
+    with pytest.raises(KeyboardInterrupt):
+        behind.get()
+    executor.open()
+    assert behind.get(timeout=PATIENCE) == "behind"
+    (end, _) = told_count(listener, 2)
+    assert isinstance(end, Terminated)
+    assert end.reason is EndReason.FAILED
+    assert isinstance(end.cause, ValueError)
+
+
+def test_one_that_is_asked_to_go_while_who_waits_runs_it_says_that_it_stays(
+    aside: RegistryRef[Pooled],
+) -> None:
+    incarnation = incarnation_of(aside)
+
+    def be_asked() -> None:
+        incarnation.asked = EndReason.IDLE
+
+    aside.ref("a").call(Pooled.run, be_asked)
+    assert incarnation.asked is None
+    assert aside.ref("a").call(Pooled.do, 1) == 1
+    assert aside.stats().activations == 1
+
+
+def incarnation_of(registry: RegistryRef[Pooled]) -> Any:
+    """Return the incarnation of the only key."""
+    (entry,) = registry._table._all_entries()
+    return entry.incarnation

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pykka
 import pytest
@@ -19,12 +20,13 @@ from pykka_registry import (
     RegistryStopped,
     Undeliverable,
     _flag,
+    _future,
     _life,
     _pooled_life,
     _turns,
     _waits,
 )
-from tests.support import PATIENCE, wait_for
+from tests.support import PATIENCE, Gate, NoThreads, poll, wait_for
 from tests.test_mending import Aside
 
 if TYPE_CHECKING:
@@ -280,3 +282,81 @@ def test_a_child_that_is_forked_in_a_start_is_refused_what_it_started_for(what: 
         assert refused == ""
         assert os.waitpid(pids[0], 0)[1] == 0
         registry.ref("k").stop()
+
+
+# Where no thread is to be had.
+
+
+def test_what_no_thread_can_be_started_for_the_spare_ones_that_there_are_come_to(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spares = _turns._Spares()
+    gate, done = Gate(), threading.Event()
+
+    def fail() -> None:
+        raise SystemExit("trouble")
+
+    spares.do(gate.pass_through)
+    gate.wait_until_reached()
+    with NoThreads(monkeypatch):
+        spares.do(fail)
+        spares.do(done.set)
+    gate.open()
+    wait_for(done)
+    assert "trouble" in caplog.text
+    poll(lambda: not spares._threads)
+
+
+def test_what_was_to_have_a_thread_of_its_own_gets_one_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = threading.Event()
+    with NoThreads(monkeypatch):
+        _turns.in_spare_thread(done.set)
+        _turns.remember()
+    assert not done.is_set()
+    _turns.remember()
+    wait_for(done)
+
+
+def test_who_waits_in_an_actor_runs_what_no_thread_can_be_started_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[threading.Thread] = []
+    with NoThreads(monkeypatch):
+        _turns.rescue(lambda: threads.append(threading.current_thread()))
+    assert threads == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("what", ["active", "new"])
+def test_who_waits_runs_what_the_executor_has_cancelled_and_no_thread_can_be_started_for(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_future, "_FORGOTTEN", 0.001)
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    with AggregateRegistry.start(Noting, executor=executor) as registry:
+        registry.get_or_start("active")
+        gate = Gate()
+        executor.submit(gate.pass_through)
+        gate.wait_until_reached()
+        answer = registry.ref(what).submit(Noting.run, threading.current_thread)
+        with NoThreads(monkeypatch):
+            executor.shutdown(wait=False, cancel_futures=True)
+            assert answer.get(timeout=PATIENCE) is threading.current_thread()
+        gate.open()
+
+
+def test_of_two_who_want_the_shared_pool_first_one_makes_it() -> None:
+    shared, other = _turns._Shared(), concurrent.futures.ThreadPoolExecutor(1)
+
+    class Late:
+        """Stands in for the lock: another thread has made the pool before it is to be had."""
+
+        def __enter__(self) -> None:
+            shared._executor = other
+
+        def __exit__(self, *_exc_info: object) -> None:
+            pass
+
+    shared._lock = cast("Any", Late())
+    assert shared.get() is other
