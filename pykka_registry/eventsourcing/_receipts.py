@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import HasOriginatorIDVersion, TAggregateID, datetime_now_with_tzinfo
+from eventsourcing.persistence import DecimalAsStr, UUIDAsHex
 from eventsourcing.utils import get_topic, resolve_topic
 
 from pykka_registry.eventsourcing._command import Command, Decision
@@ -31,6 +32,11 @@ __all__ = ["Receipt", "ReceiptBase", "Receipts", "StrReceipt", "receipt_id"]
 
 _NAMESPACE = UUID("3d9e7f0e-6a0b-5b0c-9c59-5a0f7c1f9b44")
 _VERSION = 1
+
+_EXACT = frozenset({bool, int})
+"""Types of results that any transcoder keeps as they are;"""
+_EXACTLY = frozenset({DecimalAsStr, UUIDAsHex})
+"""and how others are kept so."""
 
 
 def receipt_id(command_id: UUID | str) -> UUID:
@@ -105,7 +111,7 @@ class Receipts:
             TypeError: if what it has returned could not be given again as it is.
         """
         result = decision.result
-        if result is not None:  # which any transcoder keeps
+        if not self._is_kept_exactly(result):
             transcoder = self._events.mapper.transcoder
             kept = transcoder.decode(transcoder.encode(result))
             if kept != result:
@@ -116,6 +122,13 @@ class Receipts:
                 )
                 raise TypeError(message)
         return self._write(command, aggregate_id, decision.version, result=result)
+
+    def _is_kept_exactly(self, result: object) -> bool:
+        """Tell whether a result needs no trial, which takes as long as to write the receipt."""
+        if result is None or type(result) in _EXACT:
+            return True
+        transcoder: Any = self._events.mapper.transcoder
+        return type(getattr(transcoder, "types", {}).get(type(result))) in _EXACTLY
 
     def of_refusal(
         self, command: Command, aggregate_id: UUID | str, version: int, error: Exception
