@@ -321,14 +321,13 @@ class Inbox:
                 try:
                     first = batch[0]
                     batch.popleft()
+                    return first  # noqa: TRY300  # so that this is still put back below
                 except IndexError:  # it was closed meanwhile
                     pass
                 except BaseException:  # an interrupt right after it was taken out
                     if first is not None and not (batch and batch[0] is first):
                         batch.appendleft(first)
                     raise
-                else:
-                    return first
             with self._lock:
                 if not self._envelopes:
                     if self._error is None and not self._nudged:

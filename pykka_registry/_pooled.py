@@ -273,7 +273,7 @@ class _ActorTurns(Turns, Runs):
             fail(envelope, dead)
         if self._note_interrupt(error):
             self._fail(error)
-        elif not actor.actor_stopped.is_set():
+        else:
             _logger.debug("%r in %s. Stopping all actors.", error, actor)
             self._stops_all = True
             actor._handle_receive(messages._ActorStop())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 import pytest
 
-from pykka_registry._future import Future
+from pykka_registry._future import Future, _release
 from tests.support import (
     PATIENCE,
     Gate,
@@ -273,6 +273,45 @@ def test_to_begin_and_to_withdraw_is_one_choice() -> None:
             ]
             results = in_threads(calls)
             assert sorted(map(bool, results)) == [False, True]
+
+
+def test_it_can_be_awaited_before_it_is_set() -> None:
+    async def wait() -> int:
+        asyncio.get_running_loop().call_soon(future.set, 3)
+        return await future
+
+    future: Future[int] = Future()
+    assert asyncio.run(wait()) == 3
+
+
+def test_a_task_may_be_cancelled_as_the_answer_comes() -> None:
+    """The loop is to wake it, and finds that it waits no more."""
+
+    async def cancel() -> None:
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        assert future._waiters
+        future.set(3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+
+    async def wait() -> int:
+        return await future
+
+    future: Future[int] = Future()
+    asyncio.run(cancel())
+    assert future.get(timeout=0) == 3
+
+
+def test_who_is_woken_once_more_is_no_trouble() -> None:
+    """As after an interrupt that comes right after the first time."""
+    asleep = threading.Lock()
+    asleep.acquire()
+    for _ in range(2):
+        _release(asleep)
+    assert not asleep.locked()
 
 
 # Callbacks.

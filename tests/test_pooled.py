@@ -1619,6 +1619,21 @@ def test_a_helper_goes_on_with_its_own_work_once_it_is_answered(
     ref.stop()
 
 
+def test_a_helper_goes_on_until_its_own_answer_is_there(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    ref = start_idle(one_thread)
+    gate = occupy(one_thread)
+    threads: list[threading.Thread] = []
+    for _ in range(200):  # more than a turn handles
+        ref.tell(do(lambda actor: threads.append(thread_of(actor))))
+    assert ref.ask("x") == "x"
+    assert threads == [threading.current_thread()] * 200
+    gate.open()
+    settle(one_thread)
+    ref.stop()
+
+
 def test_what_a_helper_leaves_is_handled_by_the_pool(
     one_thread: concurrent.futures.ThreadPoolExecutor,
 ) -> None:
@@ -1758,6 +1773,23 @@ def test_who_asks_for_a_system_exit_is_told_of_the_actors_death_and_all_actors_s
     others.wait_for("on_start", "on_stop")
     assert bystander.actor_stopped.wait(PATIENCE)
     settle(one_thread)
+
+
+def test_a_system_exit_of_an_actor_whose_stop_flag_was_set_stops_all_actors_too(
+    runtime: Runtime,
+) -> None:
+    hooks, others = Hooks(), Hooks()
+    runtime.start(Doing, others)
+    ref = runtime.start(Doing, hooks)
+
+    def leave(actor: Doing) -> None:
+        actor.actor_stopped.set()
+        raise SystemExit
+
+    ref.tell(leave)
+    hooks.wait_for("on_start", "on_stop")
+    others.wait_for("on_start", "on_stop")
+    poll(lambda: pykka.ActorRegistry.get_all() == [])
 
 
 def test_a_system_exit_behind_an_ask_in_a_handler_stops_both_actors(

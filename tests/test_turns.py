@@ -360,3 +360,20 @@ def test_of_two_who_want_the_shared_pool_first_one_makes_it() -> None:
 
     shared._lock = cast("Any", Late())
     assert shared.get() is other
+
+
+def test_there_are_so_many_spare_threads_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_turns, "WIDTH", 1)
+    spares = _turns._Spares()
+    gate = Gate()
+    threads: list[threading.Thread] = []
+    done = threading.Event()
+    spares.do(gate.pass_through)
+    gate.wait_until_reached()
+    (only,) = spares._threads
+    spares.do(lambda: threads.append(threading.current_thread()))
+    spares.do(done.set)
+    gate.open()
+    wait_for(done)
+    assert threads == [only]
+    poll(lambda: not spares._threads)
