@@ -369,8 +369,8 @@ def test_who_sets_the_stop_flag_from_outside_loses_nothing(
     close = Inbox.close
     life = setting.registry._table.active["a"]._life
 
-    def close_and_wait(inbox: Inbox, error: Any, later: Any) -> Any:
-        left = close(inbox, error, later)
+    def close_and_wait(inbox: Inbox, error: Any, later: Any, left: Any) -> Any:
+        close(inbox, error, later, left)
         gate.open()
         until = time.perf_counter() + 0.2
         while not life.is_over and time.perf_counter() < until:
