@@ -108,6 +108,9 @@ class PooledLife(Life, Turns):
         if reason is EndReason.STOPPED and self.cause is not None:
             reason = EndReason.FAILED  # the turn in which it failed was cut short
         self.stopped.set()
+        if not self.inbox.empty():
+            # An interrupt has put back what was being taken when another thread had closed it.
+            self.end()
         super().finish(reason)
         self.context = None
 

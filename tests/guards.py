@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -315,6 +316,13 @@ GUARDS = [
         "                answer(envelope, value=True)\n                self.stops.remove(envelope)\n",
         "                self.stops.remove(envelope)\n                answer(envelope, value=True)\n",
         "tests/test_interrupts.py -k before_it_or_behind",
+    ),
+    Guard(
+        "interrupted: what was put back into a closed inbox is left over",
+        "_pooled_life.py",
+        "        if not self.inbox.empty():\n",
+        "        if False:\n",
+        "tests/test_pooled_life.py -k put_back_when",
     ),
     Guard(
         "interrupted: a queue goes to the inbox in one step",
@@ -654,6 +662,62 @@ GUARDS = [
         "                _empty(frame, cls)\n",
         "                pass\n",
         "tests/test_supervision.py -k keeps_the_actor",
+    ),
+    Guard(
+        "an actor is submitted to its pool once",
+        "_inbox.py",
+        "                return False\n            self._is_submitted = True\n",
+        "                return False\n            self._is_submitted = False\n",
+        "tests/test_pooled.py -k waits_in_its_pool_once",
+    ),
+    Guard(
+        "a helper stops helping once its answer is there",
+        "_turns.py",
+        "                if until is not None and until.done():\n",
+        "                if until is not None and until.done() and until is None:\n",
+        "tests/test_pooled.py -k nothing_behind_its_own",
+    ),
+    Guard(
+        "a helper goes on until its answer is there",
+        "_future.py",
+        "                while target.help(self):\n",
+        "                if target.help(self):\n",
+        "tests/test_pooled.py -k goes_on_until_its_own",
+    ),
+    Guard(
+        "an answer goes to an event loop in the way that is safe from another thread",
+        "_future.py",
+        "                loop.call_soon_threadsafe(wake)\n",
+        "                loop.call_soon(wake)\n",
+        "tests/test_future.py -k safe_from_another_thread",
+    ),
+    Guard(
+        "an answer hurts nobody when the loop has closed",
+        "_future.py",
+        "            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile\n",
+        "            if True:\n",
+        "tests/test_future.py -k loop_that_awaits_it_was_closed",
+    ),
+    Guard(
+        "what a handler awaits besides counts on",
+        "_waits.py",
+        "            if awaits:\n                _awaits[me] = awaits\n",
+        "            pass\n",
+        "tests/test_pooled.py -k awaits_besides",
+    ),
+    Guard(
+        "a message whose handler had begun is no dead letter",
+        "_pooled_life.py",
+        "or callee is Life._handle_exception.__code__\n",
+        "or callee is None\n",
+        "tests/test_pooled_life.py -k is_no_dead_letter",
+    ),
+    Guard(
+        "a message whose handler had not begun is a dead letter",
+        "_pooled_life.py",
+        "            if envelope.reply_to is None and not _had_begun(error):\n",
+        "            if False:\n",
+        "tests/test_pooled_life.py -k 'is_a_dead_letter or says_that_it_stays'",
     ),
     Guard(
         "a turn is claimed in one step",
@@ -1294,7 +1358,15 @@ def missed(guard: Guard) -> bool:
         # Without what takes longer to import than most of these tests run; `@given` works without.
         plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist"]
         options = ["-o", f"faulthandler_timeout={SECONDS_PER_TEST}"]
-        command = [sys.executable, "-m", "pytest", "-qx", *plugins, *options, *guard.tests.split()]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-qx",
+            *plugins,
+            *options,
+            *shlex.split(guard.tests),
+        ]
         status, output = run_in_session(command, folder)
         # 1: a test failed; the timeout ends the run with 1, too. Anything else is not a test's verdict.
         if status not in (0, 1):

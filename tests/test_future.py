@@ -284,11 +284,49 @@ def test_it_can_be_awaited_before_it_is_set() -> None:
     assert asyncio.run(wait()) == 3
 
 
+def test_an_answer_comes_to_a_loop_in_the_way_that_is_safe_from_another_thread() -> None:
+    """In debug mode a loop refuses any other way."""
+
+    async def wait() -> int:
+        task = asyncio.ensure_future(awaited(future))
+        await asyncio.sleep(0)
+        assert future._waiters
+        thread = start_thread(lambda: future.set(3))
+        result = await asyncio.wait_for(task, PATIENCE)
+        join(thread)
+        return result
+
+    future: Future[int] = Future()
+    assert asyncio.run(wait(), debug=True) == 3
+
+
+async def awaited(future: Future[int]) -> int:
+    return await future
+
+
+def test_an_answer_hurts_nobody_when_the_loop_that_awaits_it_was_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    future: Future[int] = Future()
+    called: list[object] = []
+    loop = asyncio.new_event_loop()
+    task: Any = loop.create_task(awaited(future))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert future._waiters
+    future.add_done_callback(called.append)
+    future.set(3)
+    assert called == [future]
+    assert future.get(timeout=0) == 3
+    assert caplog.records == []
+    task._log_destroy_pending = False  # it never ends, with its loop closed
+
+
 def test_a_task_may_be_cancelled_as_the_answer_comes() -> None:
     """The loop is to wake it, and finds that it waits no more."""
 
     async def cancel() -> None:
-        task = asyncio.ensure_future(wait())
+        task = asyncio.ensure_future(awaited(future))
         await asyncio.sleep(0)
         assert future._waiters
         future.set(3)
@@ -296,9 +334,6 @@ def test_a_task_may_be_cancelled_as_the_answer_comes() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.sleep(0)
-
-    async def wait() -> int:
-        return await future
 
     future: Future[int] = Future()
     asyncio.run(cancel())

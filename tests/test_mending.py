@@ -655,3 +655,26 @@ def test_a_turn_that_meets_the_end_of_the_stack_is_taken_by_others(what: str) ->
             error.add_note(f"with {room} frames left")
             raise
     assert met > 2
+
+
+def test_a_successor_that_is_not_in_the_line_when_an_interrupt_comes_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noted: list[int] = []
+    executor = Aside()
+
+    def be_interrupted(_incarnation: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with AggregateRegistry.start(Noting, args=(noted,), executor=executor) as registry:
+        registry.get_or_start("k")
+        stopped = registry.ref("k").stop(block=False)
+        behind = registry.ref("k").submit(Noting.add)
+        monkeypatch.setattr(registry._table.admission, "enqueue", be_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.get()
+        check(registry._table)
+        executor.open()
+        assert stopped.get(timeout=PATIENCE) is True
+        assert behind.get(timeout=PATIENCE) == 1

@@ -1634,6 +1634,23 @@ def test_a_helper_goes_on_until_its_own_answer_is_there(
     ref.stop()
 
 
+def test_a_helper_handles_nothing_behind_its_own_message(
+    one_thread: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    ref = start_idle(one_thread)
+    gate = occupy(one_thread)
+    threads: list[threading.Thread] = []
+    answer = ref.ask("x", block=False)
+    for _ in range(10):
+        ref.tell(do(lambda actor: threads.append(thread_of(actor))))
+    assert answer.get() == "x"
+    assert threads == []
+    gate.open()
+    settle(one_thread)
+    assert [thread.name for thread in threads] == ["one-thread_0"] * 10
+    ref.stop()
+
+
 def test_what_a_helper_leaves_is_handled_by_the_pool(
     one_thread: concurrent.futures.ThreadPoolExecutor,
 ) -> None:
@@ -2442,21 +2459,24 @@ def test_who_awaits_its_own_actor_in_a_handler_is_refused() -> None:
 def test_what_a_handler_awaits_besides_what_is_there_already_counts_as_waited_for() -> None:
     """The edge of the one that is there goes, and that of the other stays."""
     ref, quick, slow = (pooled.start(Doing) for _ in range(3))
-    gate = Gate()
+    first, second = Gate(), Gate()
 
     def ask_back(_: Doing) -> object:
-        gate.pass_through()
+        second.pass_through()
         return ref.ask("x")
 
-    async def both() -> list[Any]:
-        waiting = asyncio.create_task(answer_of(slow.ask(ask_back, block=False)))
-        answers = [await answer_of(quick.ask("quick", block=False))]
-        gate.open()
+    async def both() -> None:
+        asked = [send(quick, lambda _: first.pass_through()), slow.ask(ask_back, block=False)]
+        tasks = [asyncio.ensure_future(answer_of(future)) for future in asked]
+        await asyncio.sleep(0)
+        assert [len(awaits) for awaits in _waits._awaits.values()] == [2]
+        first.open()
+        await tasks[0]
+        second.open()
         with pytest.raises(WaitCycle):
-            await waiting
-        return answers
+            await tasks[1]
 
-    assert call(ref, lambda _: asyncio.run(both()), timeout=PATIENCE) == ["quick"]
+    call(ref, lambda _: asyncio.run(both()), timeout=PATIENCE)
     assert _waits._awaits == {}
     pykka.ActorRegistry.stop_all()
 

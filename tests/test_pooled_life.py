@@ -6,6 +6,7 @@ import concurrent.futures
 import itertools
 import random
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -336,6 +337,35 @@ def test_a_message_whose_handler_has_failed_when_a_ctrl_c_comes_is_no_dead_lette
     assert behind.get(timeout=PATIENCE) == "behind"
     assert aside.stats().dead_letters == {}
     assert aside.stats().ends == {EndReason.FAILED: 1}
+
+
+def test_what_is_put_back_when_another_thread_has_closed_the_inbox_goes_to_the_successor(
+    aside: RegistryRef[Pooled], executor: Aside
+) -> None:
+    ref, address = aside["a"], aside.ref("a")
+
+    class Closed(deque[Any]):
+        """A Ctrl-C comes as something is taken out, and another thread has set the stop flag."""
+
+        def popleft(self) -> Any:
+            super().popleft()
+            in_threads([ref.actor_stopped.set])
+            raise KeyboardInterrupt
+
+    def interrupt_the_next() -> None:
+        inbox: Any = ref.actor_inbox
+        inbox._batch = Closed(inbox._batch)
+
+    before = address.submit(Pooled.run, interrupt_the_next)
+    told = address.proxy().do
+    told.defer("told")
+    behind = address.submit(Pooled.do, "behind")
+    with pytest.raises(KeyboardInterrupt):
+        behind.get()
+    assert before.get(timeout=0) is None
+    executor.open()
+    assert behind.get(timeout=PATIENCE) == "behind"
+    assert address.proxy().done.get(timeout=PATIENCE) == ["told", "behind"]
 
 
 def test_one_that_has_failed_when_a_ctrl_c_cuts_its_turn_short_ends_as_failed(
