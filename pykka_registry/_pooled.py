@@ -66,7 +66,7 @@ class PooledActor(pykka.Actor):
         """Refuse what could not run, and parts of another runtime, which nobody would look at."""
         super().__init_subclass__(**kwargs)
         check_executor(cls.executor, f"{cls.__name__}.executor")
-        helping: object = cls.helping
+        helping: Any = cls.helping
         if not isinstance(helping, bool):
             msg = f"{cls.__name__}.helping must be True or False, not {helping!r}"
             raise TypeError(msg)

@@ -143,7 +143,7 @@ def test_what_an_executor_takes_and_does_not_run_is_run_by_a_spare_thread() -> N
 
 def test_a_class_with_what_is_no_executor_is_refused_where_it_is_defined() -> None:
     with pytest.raises(TypeError, match=r"Wrong\.executor must be an executor whose tasks run in"):
-        type("Wrong", (PooledActor,), {"executor": lambda _self: "of a will"})
+        type("Wrong", (PooledActor,), {"executor": Echo.on_receive})
     with pytest.raises(TypeError, match=r"Wrong\.executor must be .* not .*ProcessPoolExecutor"):
         type("Wrong", (Echo,), {"executor": concurrent.futures.ProcessPoolExecutor(1)})
 
