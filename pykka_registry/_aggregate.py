@@ -21,7 +21,7 @@ from pykka_registry._inbox import Inbox
 from pykka_registry._life import Life, live
 from pykka_registry._pooled import PooledActor
 from pykka_registry._table import Table
-from pykka_registry._waits import may_help
+from pykka_registry._waits import has_room, may_help
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -270,6 +270,7 @@ class AggregateMixin(pykka.Actor):
             issubclass(cls, PooledActor)
             and cls.helping
             and may_help()
+            and has_room()
             and _pooled_life.begin(incarnation, until)
         )
 

@@ -25,7 +25,7 @@ from pykka_registry._log import log, name
 
 if TYPE_CHECKING:
     from _thread import LockType
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from types import TracebackType
     from typing import TypeAlias
 
@@ -162,7 +162,10 @@ class Future(pykka.Future[T]):
                     raise
             if self._hook is not None:
                 get = cast("Callable[[], T]", self.get)
-                return (yield from loop.run_in_executor(None, get))
+                there: Future[T] = Future()
+                there.target = self._hook
+                with _waits.awaiting(there):
+                    return (yield from loop.run_in_executor(None, get))
         return cast("T", self.get())
 
     def _arrival(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
@@ -348,11 +351,13 @@ class Future(pykka.Future[T]):
             self._forget(wake)
         if not woken and not self.done():
             keys = () if self.target is None else self.target.key_of()
-            who = "".join(f"aggregate {name(key)} did not answer within " for key in keys)
+            is_plain = self.target is not None and self.target.yields_to_timeouts
+            what = "actor" if is_plain else "aggregate"
+            who = "".join(f"{what} {name(key)} did not answer within " for key in keys)
             raise pykka.Timeout(f"{who}{timeout} seconds")
 
 
-class _Hook:
+class _Hook(_waits.Runs):
     """A function that produces a future's value, run by the first who asks, once it succeeds."""
 
     def __init__(self, function: GetHookFunc[Any]) -> None:
@@ -361,6 +366,11 @@ class _Hook:
         """Guards `_run`. `_result` is set by the one run that succeeds."""
         self._run: _HookRun | None = None
         self._result: tuple[Any] | None = None
+
+    def runners(self) -> Sequence[int]:
+        """Return the thread that runs it, if one does."""
+        run = self._run
+        return () if run is None else run.runners()
 
     def get(self, deadline: float | None, timeout: float | None) -> Any:
         """Run it, or wait for the run of whoever came first and take its result."""

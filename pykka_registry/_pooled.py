@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import pykka
 from pykka import messages
 
+from pykka_registry._checks import check_executor
 from pykka_registry._events import EndReason
 from pykka_registry._flag import StopFlag
 from pykka_registry._future import Future
@@ -62,8 +63,19 @@ class PooledActor(pykka.Actor):
     """Whether a thread that waits for this actor may run it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a class with parts of another runtime, which nobody would ever look at."""
+        """Refuse what could not run, and parts of another runtime, which nobody would look at."""
         super().__init_subclass__(**kwargs)
+        check_executor(cls.executor, f"{cls.__name__}.executor")
+        helping: Any = cls.helping
+        if not isinstance(helping, bool):
+            msg = f"{cls.__name__}.helping must be True or False, not {helping!r}"
+            raise TypeError(msg)
+        if issubclass(cls, pykka.ThreadingActor):
+            msg = (
+                f"{cls.__name__} has two runtimes: take PooledActor or pykka.ThreadingActor, "
+                "not both"
+            )
+            raise TypeError(msg)
         if hasattr(cls, "_pykka_registry_launch"):  # an aggregate: see `check_bases`
             return
         for base in cls.__mro__[: cls.__mro__.index(PooledActor)]:
@@ -84,7 +96,7 @@ class PooledActor(pykka.Actor):
         return Future()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if getattr(self, "_pykka_registry_life", None) is not None:
+        if hasattr(type(self), "_pykka_registry_launch"):
             return  # an aggregate, which has all this from its life
         super().__init__(*args, **kwargs)
         self._pykka_registry_turns = turns = _ActorTurns(self)
@@ -233,9 +245,9 @@ class _ActorTurns(Turns, Runs):
         """Handle a message as Pykka's loop does; the result is why the actor ends, if it does."""
         actor = self._actor
         assert actor is not None
-        if envelope is not None:
-            if isinstance(envelope.reply_to, Future):
-                envelope.reply_to.begin()
+        future = None if envelope is None else envelope.reply_to
+        # Else whoever asked has been told that it will not be handled.
+        if envelope is not None and (not isinstance(future, Future) or future.begin()):
             try:
                 reply = actor._handle_receive(envelope.message)
             except BaseException as error:  # noqa: BLE001

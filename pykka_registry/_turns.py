@@ -187,11 +187,11 @@ def in_pool(
         _spares.do(function, *args)
         return
 
-    def look_whether_it_was_cancelled(task: concurrent.futures.Future[object]) -> None:
-        if task.cancelled():
+    def look_whether_it_was_run(task: concurrent.futures.Future[object]) -> None:
+        if task.cancelled() or task.exception() is not None:  # as of a pool that is broken
             _spares.do_some_time(function, *args)
 
-    task.add_done_callback(look_whether_it_was_cancelled)
+    task.add_done_callback(look_whether_it_was_run)
 
 
 def in_spare_thread(function: Callable[..., object], *args: Any) -> None:
@@ -225,6 +225,11 @@ def remember() -> None:
     for one in list(forgotten):
         forgotten.pop(one, None)
         one.wake_if_due()
+    if forgotten and not threading.main_thread().is_alive():
+        # Some versions of Python (3.12.0 to 3.12.2) give no thread by now: nobody else ever would.
+        for one in list(forgotten):
+            if isinstance(one, Turns) and forgotten.pop(one, one) is None:
+                one.take_turn()
 
 
 class Due(Wakeable, Protocol):
@@ -403,7 +408,7 @@ class Turns:
 
     def help(self, until: Future[Any]) -> bool:
         """Take a turn until there is a result, if it is due and that may be; tells whether so."""
-        return self.helping and _waits.may_help() and self.take_turn(until)
+        return self.helping and _waits.may_help() and _waits.has_room() and self.take_turn(until)
 
     def recover(self, depth: int) -> None:
         """Let others take a turn that an interrupt, or the end of the stack, has cut short.

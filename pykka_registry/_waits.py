@@ -52,6 +52,7 @@ __all__ = [
     "awaiting",
     "blocked_on",
     "forget_after_fork",
+    "has_room",
     "may_go_deeper",
     "may_help",
     "mine",
@@ -223,6 +224,18 @@ def may_help() -> bool:
         and sys.exception() is None
         and not sys.is_finalizing()
     )
+
+
+def has_room() -> bool:
+    """Tell whether the calling thread's stack has room for what others have sent.
+
+    Their messages would fail for a stack that is not theirs.
+    """
+    try:
+        sys._getframe(sys.getrecursionlimit() // 2)
+    except ValueError:  # there are fewer frames
+        return True
+    return False
 
 
 def this_thread() -> object:
