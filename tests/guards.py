@@ -1293,6 +1293,13 @@ GUARDS = [
         "tests/eventsourcing/test_receipts.py -k refusal_once_given",
     ),
     Guard(
+        "live: an argument that cannot be encoded does not hide the others",
+        "eventsourcing/_receipts.py",
+        "repr([whose, *_each(command.arguments, encode)]).encode()\n",
+        "repr(whose).encode()\n",
+        "tests/eventsourcing/test_receipts.py -k hide_the_others",
+    ),
+    Guard(
         "live: an id belongs to one command",
         "eventsourcing/_receipts.py",
         "        if (receipt.command, receipt.fingerprint) != (command.name, fingerprint):\n",

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
     from eventsourcing.domain import DomainEventProtocol
 
-__all__ = ["NO_TERMS", "Command", "Decision", "Options", "Terms", "name_of"]
+__all__ = ["NO_TERMS", "Arguments", "Command", "Decision", "Options", "Terms", "name_of"]
 
 R = TypeVar("R")
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Those without a name, and those with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Command:
     run: Callable[[Any], Any]
     """Decides: what it triggers on the aggregate is stored, what it returns is answered."""
 
-    arguments: tuple[Any, ...] = ()
+    arguments: Arguments = ((), {})
     """What makes it the same command, beside its name."""
 
     new: Callable[[], Any] | None = None

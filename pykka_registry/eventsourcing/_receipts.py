@@ -24,9 +24,12 @@ from pykka_registry.eventsourcing._command import Command, Decision
 from pykka_registry.eventsourcing._exceptions import CommandIdReused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from eventsourcing.application import Application
+
+    from pykka_registry.eventsourcing._command import Arguments
 
 __all__ = ["Receipt", "ReceiptBase", "Receipts", "StrReceipt", "receipt_id"]
 
@@ -194,8 +197,21 @@ class Receipts:
     def _fingerprint(self, command: Command, aggregate_id: UUID | str) -> str:
         # To create is the same command with a new id, if chance makes the ids.
         whose = None if command.must_be_new else str(aggregate_id)
+        encode = self._events.mapper.transcoder.encode
         try:
-            what = self._events.mapper.transcoder.encode([whose, *command.arguments])
+            what = encode([whose, *command.arguments])
         except Exception:  # noqa: BLE001  # arguments that events need not carry
-            what = str(whose).encode()
+            what = repr([whose, *_each(command.arguments, encode)]).encode()
         return hashlib.sha256(what).hexdigest()
+
+
+def _each(arguments: Arguments, encode: Callable[[object], bytes]) -> Iterator[bytes]:
+    """Encode each argument apart, so that one which cannot be does not hide the others."""
+    args, kwargs = arguments
+    for name, value in (*enumerate(args), *kwargs.items()):
+        try:
+            what = encode(value)
+        except Exception:  # noqa: BLE001
+            cls: type[Any] = type(value)
+            what = f"{cls.__module__}.{cls.__qualname__}".encode(errors="replace")
+        yield repr(name).encode() + b"=" + what

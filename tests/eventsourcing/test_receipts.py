@@ -244,6 +244,17 @@ def test_arguments_that_no_event_could_carry_are_no_hindrance(
         assert account.call(Account.call, lambda: 5) == 5
 
 
+def test_an_argument_that_no_event_could_carry_does_not_hide_the_others(
+    accounts: LiveAggregates[Account],
+) -> None:
+    account = accounts.create(Account, "Ada").using(command_id="a")
+    assert account.call(Account.call, lambda *_: 5, 1, object()) == 5
+    assert account.execute(Account.call, lambda *_: 5, 1, object()).is_repeated
+    for others in ((2, object()), (object(), 1), (1, 1), (1, object(), object())):
+        with pytest.raises(CommandIdReused):
+            account.call(Account.call, lambda *_: 5, *others)
+
+
 def test_an_answer_that_a_receipt_cannot_keep_is_refused(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:
