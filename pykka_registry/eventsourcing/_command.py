@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, cast
 
 from eventsourcing.domain import BaseAggregate
 
@@ -16,7 +18,17 @@ if TYPE_CHECKING:
 
     from eventsourcing.domain import DomainEventProtocol
 
-__all__ = ["NO_TERMS", "Arguments", "Command", "Decision", "Options", "Terms", "name_of"]
+__all__ = [
+    "NO_TERMS",
+    "Arguments",
+    "Command",
+    "Decision",
+    "Options",
+    "Terms",
+    "name_of",
+    "of_factory",
+    "of_method",
+]
 
 R = TypeVar("R")
 
@@ -99,6 +111,10 @@ class Command:
     must_be_new: bool = False
     """Whether there must be none."""
 
+    makes_id: bool = False
+    """Whether the id comes with the aggregate: perhaps by chance, so that it is another each time
+    that the command is sent."""
+
     stores: bool = True
     """Whether it may trigger events."""
 
@@ -114,6 +130,49 @@ class Command:
 def _is_method(name: str, cls: Any) -> bool:
     # To get one of the library's commands from its class takes longer than to send it.
     return name.isidentifier() and callable(class_attribute(cls, name))
+
+
+def _signature(function: object) -> inspect.Signature | None:
+    # The library's commands have no signature of their own.
+    decorator = getattr(function, "event_decorator", None)
+    function = getattr(decorator, "decorated_func", function)
+    try:
+        return inspect.signature(cast("Callable[..., Any]", function))
+    except (TypeError, ValueError):  # it is written in C, as a rule
+        return None
+
+
+@functools.lru_cache(maxsize=1_000)
+def _signature_in(name: str, cls: Any) -> inspect.Signature | None:
+    return _signature(class_attribute(cls, name))
+
+
+def of_method(
+    name: str, cls: type[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Arguments:
+    """Return the arguments of a method so that they are the same however they were passed."""
+    if not kwargs:
+        return args, kwargs
+    hashable: Any = cls
+    args, kwargs = _bound(_signature_in(name, hashable), (None, *args), kwargs)
+    return args[1:], kwargs
+
+
+def of_factory(factory: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Return the arguments of a factory so that they are the same however they were passed."""
+    if isinstance(factory, type):
+        return of_method("__init__", factory, args, kwargs)
+    return _bound(_signature(factory), args, kwargs) if kwargs else (args, kwargs)
+
+
+def _bound(
+    signature: inspect.Signature | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Arguments:
+    if signature is not None:
+        with contextlib.suppress(TypeError):  # the call will say what is wrong
+            bound = signature.bind(*args, **kwargs)
+            return bound.args, bound.kwargs
+    return args, kwargs
 
 
 def name_of(method: object, cls: type[Any]) -> str:

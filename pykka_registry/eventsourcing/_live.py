@@ -29,6 +29,8 @@ from pykka_registry.eventsourcing._command import (
     Options,
     Terms,
     name_of,
+    of_factory,
+    of_method,
 )
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
@@ -236,9 +238,10 @@ class LiveAggregates(Generic[A]):
         command = Command(
             getattr(factory, "__qualname__", "create"),
             _id_of,
-            (args, kwargs),
+            of_factory(factory, args, kwargs),
             new=lambda: aggregate,
             must_be_new=must_be_new,
+            makes_id=True,
             terms=self._terms,
         )
         return self.using(command_id=None, expected_version=None).ref(ref._ask(command).result)
@@ -443,6 +446,8 @@ class LiveRef(Generic[A]):
     def _command(self, method: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Command:
         name = name_of(method, self._class)
         run = operator.methodcaller(name, *args, **kwargs)
+        if self._terms.command_id is not None:
+            args, kwargs = of_method(name, self._class, args, kwargs)
         return Command(name, run, (args, kwargs), self._new, terms=self._terms)
 
     def _send(self, command: Command, *, is_whole: bool) -> Reply:

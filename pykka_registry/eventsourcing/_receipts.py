@@ -11,8 +11,11 @@ are found they are looked for first, which is quicker than to load an aggregate 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
@@ -24,12 +27,10 @@ from pykka_registry.eventsourcing._command import Command, Decision
 from pykka_registry.eventsourcing._exceptions import CommandIdReused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
 
     from eventsourcing.application import Application
-
-    from pykka_registry.eventsourcing._command import Arguments
 
 __all__ = ["Receipt", "ReceiptBase", "Receipts", "StrReceipt", "receipt_id"]
 
@@ -40,6 +41,9 @@ _EXACT = frozenset({bool, int})
 """Types of results that any transcoder keeps as they are;"""
 _EXACTLY = frozenset({DecimalAsStr, UUIDAsHex})
 """and how others are kept so."""
+
+_PLAIN = frozenset({type(None), bool, int, float, str, Decimal, UUID})
+"""Types of arguments in which nothing could have another order."""
 
 
 def receipt_id(command_id: UUID | str) -> UUID:
@@ -195,23 +199,30 @@ class Receipts:
         return stream if self._has_uuids else str(stream)
 
     def _fingerprint(self, command: Command, aggregate_id: UUID | str) -> str:
-        # To create is the same command with a new id, if chance makes the ids.
-        whose = None if command.must_be_new else str(aggregate_id)
+        whose = None if command.makes_id else str(aggregate_id)
+        args, kwargs = command.arguments
         encode = self._events.mapper.transcoder.encode
-        try:
-            what = encode([whose, *command.arguments])
-        except Exception:  # noqa: BLE001  # arguments that events need not carry
-            what = repr([whose, *_each(command.arguments, encode)]).encode()
+        what = None
+        if not kwargs and _PLAIN.issuperset(map(type, args)):
+            with contextlib.suppress(Exception):
+                what = encode([whose, args, kwargs])  # all at once, which is quicker
+        if what is None:
+            items = [*enumerate(args), *sorted(kwargs.items())]
+            what = repr(
+                [whose, *((name, _encoded(value, encode)) for name, value in items)]
+            ).encode()
         return hashlib.sha256(what).hexdigest()
 
 
-def _each(arguments: Arguments, encode: Callable[[object], bytes]) -> Iterator[bytes]:
-    """Encode each argument apart, so that one which cannot be does not hide the others."""
-    args, kwargs = arguments
-    for name, value in (*enumerate(args), *kwargs.items()):
-        try:
-            what = encode(value)
-        except Exception:  # noqa: BLE001
-            cls: type[Any] = type(value)
-            what = f"{cls.__module__}.{cls.__qualname__}".encode(errors="replace")
-        yield repr(name).encode() + b"=" + what
+def _encoded(value: object, encode: Callable[[object], bytes]) -> bytes:
+    """Return what stands for a value in a fingerprint, which is the same for equal ones."""
+    try:
+        what = encode(value)
+    except Exception:  # noqa: BLE001  # an argument that events need not carry
+        cls = type(value)
+        return f"{cls.__module__}.{cls.__qualname__}".encode(errors="replace")
+    if b"{" in what and type(value) not in _PLAIN:
+        # Two dicts are equal whatever the order of their keys.
+        with contextlib.suppress(ValueError, RecursionError):  # no JSON, or none for Python
+            what = json.dumps(json.loads(what), sort_keys=True).encode()
+    return what

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from eventsourcing.domain import Aggregate
+from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import OperationalError
 
 from pykka_registry.eventsourcing import (
@@ -15,6 +15,7 @@ from pykka_registry.eventsourcing import (
     CommandIdReused,
     Decision,
     LiveAggregates,
+    LiveRef,
     Receipt,
     live_aggregates,
     receipt_id,
@@ -34,7 +35,7 @@ from tests.eventsourcing.accounts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from tests.eventsourcing.support import Store
 
@@ -195,13 +196,15 @@ def test_to_create_is_a_command_too(bank: Bank, accounts: LiveAggregates[Account
     assert stored(bank).version == 1
 
 
-def test_an_aggregate_whose_id_is_chance_is_created_once(bank: Bank) -> None:
+@pytest.mark.parametrize("way", ["create", "get_or_create"])
+def test_an_aggregate_whose_id_is_chance_is_created_once(way: str, bank: Bank) -> None:
     with live_aggregates(bank, Dog) as dogs:
         command = dogs.using(command_id="a")
-        fido = command.create(Dog, "Fido")
-        assert command.create(Dog, "Fido") == fido
+        create: Callable[..., LiveRef[Dog]] = getattr(command, way)
+        fido = create(Dog, "Fido")
+        assert create(Dog, "Fido") == create(Dog, name="Fido") == fido
         with pytest.raises(CommandIdReused):
-            command.create(Dog, "Bello")
+            create(Dog, "Bello")
         fido.using(command_id="b").call(Dog.bark)
     assert len(bank.notification_log.select(1, 10)) == 4
 
@@ -217,6 +220,65 @@ class Dog(Aggregate):
     class Barked(Aggregate.Event):
         def apply(self, dog: Dog) -> None:
             dog.barks += 1
+
+
+def test_a_factory_may_be_any_function(bank: Bank) -> None:
+    def buy(name: str, *, price: int) -> Dog:
+        assert price
+        return Dog(name)
+
+    with live_aggregates(bank, Dog) as dogs:
+        command = dogs.using(command_id="a")
+        fido = command.create(buy, "Fido", price=1)
+        assert command.create(buy, price=1, name="Fido") == fido
+        with pytest.raises(CommandIdReused):
+            command.create(buy, "Fido", price=2)
+        vars(buy)["__signature__"] = "none that Python understands"
+        command = dogs.using(command_id="b")
+        fido = command.create(buy, "Fido", price=1)
+        assert command.create(buy, "Fido", price=1) == fido
+
+
+def test_a_command_is_the_same_however_its_arguments_are_passed(bank: Bank) -> None:
+    with live_aggregates(bank, Chest) as chests:
+        chest = chests.create(Chest)
+        put = chest.using(command_id="a")
+        put.call(Chest.put, "socks", 2, label="blue", size=5)
+        assert put.execute(Chest.put, size=5, label="blue", count=2, what="socks").is_repeated
+        assert put.execute(Chest.put, "socks", size=5, count=2, label="blue").is_repeated
+        for other in ({"size": "blue", "label": 5}, {"size": 5}, {"size": 5, "brand": "blue"}):
+            with pytest.raises(CommandIdReused):
+                put.call(Chest.put, "socks", 2, **other)
+        take = chest.using(command_id="b")
+        take.call(Chest.take, "socks", 1)  # a method that the library has made
+        assert take.execute(Chest.take, count=1, what="socks").is_repeated
+        with pytest.raises(CommandIdReused):
+            take.call(Chest.take, count=2, what="socks")
+        with pytest.raises(TypeError, match="missing"):
+            chest.using(command_id="c").call(Chest.put, size=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def test_a_command_is_the_same_whatever_the_order_of_a_dict(bank: Bank) -> None:
+    with live_aggregates(bank, Chest) as chests:
+        chest = chests.create(Chest).using(command_id="a")
+        chest.call(Chest.fill, {"socks": {"blue": 1, "red": Decimal(2)}, "hats": 3})
+        again = {"hats": 3, "socks": {"red": Decimal(2), "blue": 1}}
+        assert chest.execute(Chest.fill, again).is_repeated
+        assert chest.execute(Chest.fill, content=again).is_repeated
+        with pytest.raises(CommandIdReused):
+            chest.call(Chest.fill, {"socks": {"blue": 1, "red": Decimal(3)}, "hats": 3})
+
+
+class Chest(Aggregate):
+    def put(self, /, what: str, count: int = 1, **details: object) -> None:
+        pass
+
+    @event("Taken")
+    def take(self, what: str, count: int) -> None:
+        pass
+
+    def fill(self, content: dict[str, Any]) -> None:
+        pass
 
 
 def test_an_id_that_belongs_to_another_command_is_refused(
