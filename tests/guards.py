@@ -1328,6 +1328,13 @@ GUARDS = [
         "tests/eventsourcing/test_receipts.py -k id_is_chance",
     ),
     Guard(
+        "live: an answer is given again in its own type",
+        "eventsourcing/_kept.py",
+        "    if type(kept) is not cls:\n",
+        "    if False:\n",
+        "tests/eventsourcing/test_receipts.py -k would_lose",
+    ),
+    Guard(
         "live: an id belongs to one command",
         "eventsourcing/_receipts.py",
         "        if (receipt.command, receipt.fingerprint) != (command.name, fingerprint):\n",

@@ -25,6 +25,7 @@ from eventsourcing.utils import get_topic, resolve_topic
 
 from pykka_registry.eventsourcing._command import Command, Decision
 from pykka_registry.eventsourcing._exceptions import CommandIdReused
+from pykka_registry.eventsourcing._kept import is_same, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +38,8 @@ __all__ = ["Receipt", "ReceiptBase", "Receipts", "StrReceipt", "receipt_id"]
 _NAMESPACE = UUID("3d9e7f0e-6a0b-5b0c-9c59-5a0f7c1f9b44")
 _VERSION = 1
 
-_EXACT = frozenset({bool, int})
-"""Types of results that any transcoder keeps as they are;"""
+_BITS = 64
+"""Whole numbers that have fewer any transcoder keeps as they are;"""
 _EXACTLY = frozenset({DecimalAsStr, UUIDAsHex})
 """and how others are kept so."""
 
@@ -118,24 +119,42 @@ class Receipts:
             TypeError: if what it has returned could not be given again as it is.
         """
         result = decision.result
-        if not self._is_kept_exactly(result):
-            transcoder = self._events.mapper.transcoder
-            kept = transcoder.decode(transcoder.encode(result))
-            if kept != result:
-                message = (
-                    f"{command.name} has returned {result!r}, which a receipt would give "
-                    f"again as {kept!r}: return something that the application's transcoder keeps "
-                    "as it is, or register a transcoding for it"
-                )
-                raise TypeError(message)
+        self._try(result, f"{command.name} has returned")
         return self._write(command, aggregate_id, decision.version, result=result)
 
-    def _is_kept_exactly(self, result: object) -> bool:
-        """Tell whether a result needs no trial, which takes as long as to write the receipt."""
-        if result is None or type(result) in _EXACT:
+    def _try(self, value: object, what: str) -> None:
+        """See that a receipt would give a value again as it is.
+
+        Raises:
+            TypeError: if it would not.
+        """
+        if self._is_kept_exactly(value):
+            return
+        transcoder = self._events.mapper.transcoder
+        cause: Exception | None = None
+        try:
+            kept = transcoder.decode(transcoder.encode(value))
+            if is_same(kept, value):
+                return
+            otherwise = f"would give again as {shown(kept)}"
+            if type(kept) is not type(value):
+                otherwise += f", of type {type(kept).__name__}"
+        except Exception as error:  # noqa: BLE001  # of the transcoder, or of types of the user's
+            cause, otherwise = error, "cannot keep"
+        message = (
+            f"{what} {shown(value)}, which a receipt {otherwise}: use something that the "
+            "application's transcoder keeps as it is, or register a transcoding for it"
+        )
+        raise TypeError(message) from cause
+
+    def _is_kept_exactly(self, value: object) -> bool:
+        """Tell whether a value needs no trial, which takes as long as to write the receipt."""
+        if value is None or value is True or value is False:
             return True
+        if type(value) is int:
+            return value.bit_length() < _BITS
         transcoder: Any = self._events.mapper.transcoder
-        return type(getattr(transcoder, "types", {}).get(type(result))) in _EXACTLY
+        return type(getattr(transcoder, "types", {}).get(type(value))) in _EXACTLY
 
     def of_refusal(
         self, command: Command, aggregate_id: UUID | str, version: int, error: Exception

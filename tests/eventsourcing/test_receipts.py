@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import enum
+import math
+from collections import Counter
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
 from eventsourcing.domain import Aggregate, event
-from eventsourcing.persistence import OperationalError
+from eventsourcing.persistence import OperationalError, Transcoding
 
 from pykka_registry.eventsourcing import (
     AggregateExists,
@@ -327,6 +331,104 @@ def test_an_answer_that_a_receipt_cannot_keep_is_refused(
         account.using(command_id="a").call(Account.call, object)
     assert accounts.receipt("a") is None
     assert bank.recorder.max_notification_id() == 1
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+
+
+class Colour(enum.StrEnum):
+    BLUE = "blue"
+
+
+class Socks(NamedTuple):
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Drawer:
+    content: Any
+
+
+class DrawerAsContent(Transcoding):
+    type = Drawer
+    name = "drawer"
+
+    def encode(self, obj: Drawer) -> Any:
+        return obj.content
+
+    def decode(self, data: Any) -> Drawer:
+        return Drawer(data)
+
+
+class SetAsList(Transcoding):
+    type = set
+    name = "set"
+
+    def encode(self, obj: set[Any]) -> list[Any]:
+        return list(obj)
+
+    def decode(self, data: list[Any]) -> set[Any]:
+        return set(data)
+
+
+@pytest.fixture
+def richer_bank(bank: Bank) -> Bank:
+    transcoder: Any = bank.mapper.transcoder
+    transcoder.register(DrawerAsContent())
+    transcoder.register(SetAsList())
+    return bank
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Size.SMALL,
+        Colour.BLUE,
+        Socks(2),
+        Counter("a"),
+        [Size.SMALL],
+        {"a": {"size": Size.SMALL}},
+        {Colour.BLUE: 1},
+        {1: 2},
+        Drawer(Size.SMALL),
+        Drawer((1, 2)),
+        {Size.SMALL},
+        "\ud800",
+        10**5000,
+    ],
+    ids=lambda result: type(result).__name__,
+)
+def test_an_answer_whose_type_a_receipt_would_lose_is_refused(
+    result: object, richer_bank: Bank
+) -> None:
+    with live_aggregates(richer_bank, Account) as accounts:
+        account = accounts.create(Account, "Ada").using(command_id="a")
+        with pytest.raises(TypeError, match=r"call has returned .*register a transcoding"):
+            account.call(Account.call, lambda: result)
+        assert accounts.receipt("a") is None
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [1, [None, True, 2.5, "text"]],
+        {"a": {"b": [Decimal("1.0")]}},
+        {1, 2},
+        Drawer({"a": [1]}),
+        {"drawer": Drawer(5)},
+        [math.nan],
+        10**500,
+    ],
+    ids=lambda result: type(result).__name__,
+)
+def test_an_answer_that_a_receipt_keeps_may_be_of_any_shape(
+    result: object, richer_bank: Bank
+) -> None:
+    with live_aggregates(richer_bank, Account) as accounts:
+        account = accounts.create(Account, "Ada").using(command_id="a")
+        for _ in range(2):
+            assert repr(account.call(Account.call, lambda: result)) == repr(result)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
