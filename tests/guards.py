@@ -1335,6 +1335,20 @@ GUARDS = [
         "tests/eventsourcing/test_receipts.py -k would_lose",
     ),
     Guard(
+        "live: a refusal is tried before it has a receipt",
+        "eventsourcing/_receipts.py",
+        "            self._try_refusal(command, error)\n",
+        "            pass\n",
+        "tests/eventsourcing/test_receipts.py -k is_a_mistake",
+    ),
+    Guard(
+        "live: a class of refusals can be found again",
+        "eventsourcing/_live.py",
+        "        check_has_topic(refusal)\n",
+        "",
+        "tests/eventsourcing/test_receipts.py -k nobody_could_find",
+    ),
+    Guard(
         "live: an id belongs to one command",
         "eventsourcing/_receipts.py",
         "        if (receipt.command, receipt.fingerprint) != (command.name, fingerprint):\n",

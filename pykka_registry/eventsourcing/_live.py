@@ -18,6 +18,7 @@ from typing import (
 
 from eventsourcing.application import Application
 from eventsourcing.domain import BaseAggregate
+from eventsourcing.utils import get_topic
 from pykka.messages import ProxyCall
 
 from pykka_registry._checks import check_count
@@ -32,6 +33,7 @@ from pykka_registry.eventsourcing._command import (
     of_factory,
     of_method,
 )
+from pykka_registry.eventsourcing._kept import check_has_topic
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
 from pykka_registry.eventsourcing._snapshots import Snapshots
@@ -86,7 +88,8 @@ def live_aggregates(  # noqa: PLR0913  # each is a word of its own
         app: The application. It stays open, and is closed by its owner, later.
         aggregate_class: The class of the aggregates.
         refusals: Error classes of the domain. A command that has an id and raises one of them is
-            done by that: sent again it is refused again.
+            done by that: sent again it is refused again. They must be found by their names, so no
+            function may define them.
         retries: How often at most a command is decided again, because another process was faster.
         passivate_on: After how many seconds without a message an aggregate is passivated, by the
             class of its last event, or a base of it; `None` for never. An event without a rule
@@ -146,6 +149,9 @@ def _check(app: object, aggregate_class: object, refusals: tuple[object, ...]) -
         if not (isinstance(refusal, type) and issubclass(refusal, Exception)):
             message = f"refusals are classes of exceptions, which {refusal!r} is not"
             raise TypeError(message)
+        if "TOPIC" in vars(refusal):
+            get_topic(refusal)  # the library finds it by that from now on
+        check_has_topic(refusal)
 
 
 class LiveAggregates(Generic[A]):
@@ -367,8 +373,8 @@ class LiveRef(Generic[A]):
             ConcurrencyError: If other processes have been faster too often, or the aggregate is not
                 of the version that is expected.
             OutcomeUnknown: If the store has failed, and cannot be asked what it has stored.
-            TypeError: If this is no method of the class, or what it has returned cannot be kept in
-                a receipt.
+            TypeError: If this is no method of the class, or what it has returned, or refused with,
+                cannot be kept in a receipt. Nothing is stored then.
             pykka.Timeout: After `timeout` seconds.
             Exception: What the method has raised, or the store; nothing is stored then. Or what
                 `AggregateRef.ask` raises.

@@ -25,7 +25,13 @@ from eventsourcing.utils import get_topic, resolve_topic
 
 from pykka_registry.eventsourcing._command import Command, Decision
 from pykka_registry.eventsourcing._exceptions import CommandIdReused
-from pykka_registry.eventsourcing._kept import is_same, shown
+from pykka_registry.eventsourcing._kept import (
+    check_can_be_raised_again,
+    check_has_topic,
+    is_same,
+    made_again,
+    shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +45,9 @@ _NAMESPACE = UUID("3d9e7f0e-6a0b-5b0c-9c59-5a0f7c1f9b44")
 _VERSION = 1
 
 _BITS = 64
-"""Whole numbers that have fewer any transcoder keeps as they are;"""
+"""Any transcoder keeps whole numbers that have fewer."""
 _EXACTLY = frozenset({DecimalAsStr, UUIDAsHex})
-"""and how others are kept so."""
+"""Transcodings that keep a value as it is."""
 
 _PLAIN = frozenset({type(None), bool, int, float, str, Decimal, UUID})
 """Types of arguments in which nothing could have another order."""
@@ -153,19 +159,39 @@ class Receipts:
             return True
         if type(value) is int:
             return value.bit_length() < _BITS
+        if type(value) is str:
+            return value.isascii()
         transcoder: Any = self._events.mapper.transcoder
         return type(getattr(transcoder, "types", {}).get(type(value))) in _EXACTLY
 
     def of_refusal(
         self, command: Command, aggregate_id: UUID | str, version: int, error: Exception
     ) -> ReceiptBase[Any]:
-        """Write the receipt for a command that the aggregate has refused."""
+        """Write the receipt for a command that the aggregate has refused.
+
+        Raises:
+            TypeError: if it could not be refused again as it is.
+        """
+        try:
+            self._try_refusal(command, error)
+        except TypeError as reason:
+            raise TypeError(*reason.args) from error
         return self._write(
             command,
             aggregate_id,
             version,
             refusal=(get_topic(type(error)), list(error.args), vars(error)),
         )
+
+    def _try_refusal(self, command: Command, error: Exception) -> None:
+        cls = type(error)
+        check_has_topic(cls)
+        what = f"{command.name} has raised {cls.__qualname__} with"
+        for number, argument in enumerate(error.args, 1):
+            self._try(argument, f"{what} argument {number},")
+        for name, value in vars(error).items():
+            self._try(value, f"{what} the attribute {name},")
+        check_can_be_raised_again(error)
 
     def repeat(
         self, receipt: ReceiptBase[Any], command: Command, aggregate_id: UUID | str
@@ -182,11 +208,7 @@ class Receipts:
         if receipt.refusal is None:
             return Decision(receipt.result, receipt.aggregate_version, is_repeated=True)
         cls: type[Exception] = resolve_topic(receipt.refusal)
-        # Not by its `__init__`, which may take other arguments than it hands on.
-        error = cls.__new__(cls, *receipt.arguments)
-        error.args = tuple(receipt.arguments)
-        vars(error).update(receipt.attributes)
-        raise error
+        raise made_again(cls, receipt.arguments, receipt.attributes)
 
     def _write(
         self,

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import UUID, uuid4
 
 import pytest
@@ -429,6 +429,127 @@ def test_an_answer_that_a_receipt_keeps_may_be_of_any_shape(
         account = accounts.create(Account, "Ada").using(command_id="a")
         for _ in range(2):
             assert repr(account.call(Account.call, lambda: result)) == repr(result)
+
+
+class Rejected(Exception):
+    """A refusal that is simple, as its subclasses are not."""
+
+
+class Slotted(Rejected):
+    __slots__ = ("amount",)
+
+    def __init__(self, amount: int) -> None:
+        super().__init__("too much")
+        self.amount = amount
+
+
+class Particular(Rejected):
+    def __new__(cls, amount: int, *, why: str) -> Self:
+        del why
+        return super().__new__(cls, amount)
+
+    def __init__(self, amount: int, *, why: str) -> None:
+        super().__init__(amount)
+        self.why = why
+
+
+class NoSuchFile(Rejected, FileNotFoundError):
+    pass
+
+
+class Described(Rejected):
+    def __init__(self, what: object) -> None:
+        super().__init__("it is rejected")
+        self.what = what
+
+
+class HasTopic(Rejected):
+    TOPIC = "tests: HasTopic"
+
+
+class HasTopicOfBase(HasTopic):
+    pass
+
+
+class HasUnknownTopic(Rejected):
+    TOPIC = "tests: HasUnknownTopic"
+
+
+def local_refusal() -> type[Rejected]:
+    class Local(Rejected):
+        pass
+
+    return Local
+
+
+def test_refusals_of_all_kinds_are_raised_again_as_they_were(richer_bank: Bank) -> None:
+    described = Described([Decimal(1), {"a": None}])
+    described.add_note("by a test")
+    with live_aggregates(richer_bank, Account, refusals=[Rejected, HasTopic]) as accounts:
+        account = accounts.create(Account, "Ada")
+        for refusal in (
+            Rejected(),
+            Rejected("text", "\xe4", 1, [2.5]),
+            described,
+            Described(Drawer(1)),
+            HasTopic(5),
+            NoSuchFile(2, "there is none"),
+        ):
+            command = account.using(command_id=uuid4())
+            raised: list[Exception] = []
+            for _ in range(2):
+                with pytest.raises(Rejected) as info:
+                    command.call(Account.call, fail, refusal)
+                raised.append(info.value)
+            first, again = raised
+            assert again is not first
+            assert type(again) is type(first)
+            assert (again.args, vars(again)) == (first.args, vars(first))
+            assert getattr(again, "errno", None) == getattr(first, "errno", None)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        (Rejected(1, (2, 3)), r"call has raised Rejected with argument 2, \(2, 3\), which"),
+        (Rejected({1: 2}), "argument 1, {1: 2}, which a receipt would give again as {'1': 2}"),
+        (Rejected(Size.SMALL), "argument 1, .* again as 1, of type int: .* register a transcoding"),
+        (Rejected(object()), "argument 1, .* cannot keep"),
+        (Rejected("\ud800"), "argument 1, .* cannot keep"),
+        (Rejected(10**5000), "argument 1, .* cannot keep"),
+        (Described(Size.SMALL), "Described with the attribute what, .* as 1, of type int"),
+        (Slotted(5), "Slotted could not be raised again with its amount: .* no __slots__"),
+        (NoSuchFile(2, "there is none", "a file"), "raised again with its filename"),
+        (Particular(5, why="it is"), r"Particular could not be .* arguments, \(5,\) .*__new__"),
+        (local_refusal()("no"), "topic, .*local_refusal.* in a module, not in a function"),
+        (HasTopicOfBase("no"), "TOPIC needs one of its own"),
+        (HasUnknownTopic("no"), "must be one of the refusals itself"),
+    ],
+)
+def test_a_refusal_that_a_receipt_cannot_keep_is_a_mistake(
+    refusal: Exception, says: str, bank: Bank
+) -> None:
+    with live_aggregates(bank, Account, refusals=[Rejected, HasTopic]) as accounts:
+        account = accounts.create(Account, "Ada")
+        for _ in range(2):
+            with pytest.raises(TypeError, match=says) as raised:
+                account.using(command_id="a").call(Account.call, fail, refusal)
+            assert raised.value.__cause__ is refusal
+        assert accounts.receipt("a") is None
+        with pytest.raises(type(refusal)):
+            account.call(Account.call, fail, refusal)
+
+
+@pytest.mark.parametrize("refusal", [local_refusal(), HasTopicOfBase])
+def test_a_class_of_refusals_that_nobody_could_find_again_is_refused_at_once(
+    refusal: type[Exception], bank: Bank
+) -> None:
+    with pytest.raises(TypeError, match="could not be found again by its topic"):
+        live_aggregates(bank, Account, refusals=[HasTopic, refusal])
+
+
+def fail(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
