@@ -22,7 +22,7 @@ def is_same(kept: Any, given: Any) -> bool:
     An `IntEnum` equals a number, and a `Counter` a dict; but who gets one in place of the other is
     not answered as before.
     """
-    cls = cast("type[Any]", type(given))
+    cls: Any = type(given)
     if type(kept) is not cls:
         return False
     if issubclass(cls, list | tuple):
@@ -98,7 +98,8 @@ def check_can_be_raised_again(error: Exception) -> None:
             f"({reason}): its __new__ must do with the error's args"
         )
         raise TypeError(message) from reason
-    for name in _members(cls):
+    hashable: Any = cls
+    for name in _members(hashable):
         if not is_same(getattr(again, name, None), getattr(error, name, None)):
             message = (
                 f"{cls.__qualname__} could not be raised again with its {name}: set it as an "
@@ -110,10 +111,12 @@ def check_can_be_raised_again(error: Exception) -> None:
 @functools.lru_cache(maxsize=1_000)
 def _members(cls: Any) -> list[str]:
     """Return the names of those attributes that are not in `vars`."""
+    members: dict[str, object] = {}
+    for base in cast("type[Any]", cls).__mro__:
+        members.update(vars(base))
     return [
         name
-        for base in cls.__mro__
-        for name, value in vars(base).items()
+        for name, value in members.items()
         if (inspect.ismemberdescriptor(value) or inspect.isgetsetdescriptor(value))
         and not name.startswith("__")
         and name != "args"
