@@ -1330,7 +1330,7 @@ GUARDS = [
     Guard(
         "live: an answer is given again in its own type",
         "eventsourcing/_kept.py",
-        "    if type(kept) is not cls:\n",
+        "    if type(kept) is not type(given):\n",
         "    if False:\n",
         "tests/eventsourcing/test_receipts.py -k would_lose",
     ),

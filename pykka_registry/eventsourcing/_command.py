@@ -7,6 +7,7 @@ import functools
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, cast
+from uuid import UUID
 
 from eventsourcing.domain import BaseAggregate
 
@@ -14,7 +15,6 @@ from pykka_registry._checks import check_timeout, class_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from uuid import UUID
 
     from eventsourcing.domain import DomainEventProtocol
 
@@ -25,6 +25,7 @@ __all__ = [
     "Decision",
     "Options",
     "Terms",
+    "check_command_id",
     "name_of",
     "of_factory",
     "of_method",
@@ -77,14 +78,16 @@ class Terms(NamedTuple):
         """Return the same with other options.
 
         Raises:
-            TypeError: if there is no such option, or a timeout is no number.
-            ValueError: if it is negative.
+            TypeError: if there is no such option, or one is of the wrong type.
+            ValueError: if a command id is empty or no text that can be stored.
         """
         try:
             terms = self._replace(**options)
         except ValueError as error:  # of a named tuple
             raise TypeError(*error.args) from None
         check_timeout(terms.timeout)
+        if terms.command_id is not None:
+            check_command_id(terms.command_id)
         return terms
 
 
@@ -124,6 +127,23 @@ class Command:
     def may_share(self) -> bool:
         """Whether it may be stored together with others, because it insists on nothing."""
         return self.stores and not self.must_be_new and self.terms.expected_version is None
+
+
+def check_command_id(command_id: object) -> None:
+    """Raise `TypeError` or `ValueError` if a command cannot be known by this."""
+    if isinstance(command_id, UUID):
+        return
+    if not isinstance(command_id, str):
+        message = f"a command id must be a str or a UUID, not {command_id!r}"
+        raise TypeError(message)
+    if not command_id:
+        message = "a command id must not be empty, or different commands would be taken for one"
+        raise ValueError(message)
+    try:
+        command_id.encode()
+    except UnicodeEncodeError as error:
+        message = f"the command id {command_id!r} cannot be stored: {error}"
+        raise ValueError(message) from None
 
 
 @functools.lru_cache(maxsize=1_000)

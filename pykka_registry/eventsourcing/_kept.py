@@ -22,17 +22,16 @@ def is_same(kept: Any, given: Any) -> bool:
     An `IntEnum` equals a number, and a `Counter` a dict; but who gets one in place of the other is
     not answered as before.
     """
-    cls: Any = type(given)
-    if type(kept) is not cls:
+    if type(kept) is not type(given):
         return False
-    if issubclass(cls, list | tuple):
+    if issubclass(type(given), list | tuple):
         return len(kept) == len(given) and all(map(is_same, kept, given))
-    if issubclass(cls, dict | set | frozenset):
+    if issubclass(type(given), dict | set | frozenset):
         found = {key: key for key in kept}
         return len(kept) == len(given) and all(
             key in found
             and is_same(found[key], key)
-            and (not issubclass(cls, dict) or is_same(kept[key], given[key]))
+            and (not issubclass(type(given), dict) or is_same(kept[key], given[key]))
             for key in given
         )
     if dataclasses.is_dataclass(given):

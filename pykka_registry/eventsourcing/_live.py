@@ -29,6 +29,7 @@ from pykka_registry.eventsourcing._command import (
     Decision,
     Options,
     Terms,
+    check_command_id,
     name_of,
     of_factory,
     of_method,
@@ -256,7 +257,12 @@ class LiveAggregates(Generic[A]):
         """Read the receipt of a command; `None` if the command is not done.
 
         Reads the store in the calling thread.
+
+        Raises:
+            TypeError: if the id is neither a `str` nor a `UUID`.
+            ValueError: if it is empty, or no text that can be stored.
         """
+        check_command_id(command_id)
         return self._receipts.find(command_id)
 
     def stop(self, *, timeout: float | None = None) -> bool:

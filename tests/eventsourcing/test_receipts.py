@@ -602,3 +602,25 @@ def test_ids_of_commands_are_of_one_space(accounts: LiveAggregates[Account]) -> 
     account.using(command_id=command_id).call(Account.deposit, Decimal(1))
     assert account.using(command_id=str(command_id)).call(Account.deposit, Decimal(1)) == 1
     assert account.query(balance) == 1
+
+
+@pytest.mark.parametrize("wrong", [5, 1.5, b"a", True, object(), ["a"]])
+def test_an_id_of_a_command_is_a_text_or_a_uuid(
+    wrong: Any, accounts: LiveAggregates[Account]
+) -> None:
+    for use in (accounts.using, accounts.ref(ADA).using, accounts.receipt):
+        with pytest.raises(TypeError, match="a command id must be a str or a UUID"):
+            use(command_id=wrong)
+
+
+@pytest.mark.parametrize(("wrong", "says"), [("", "empty"), ("\ud800", "cannot be stored")])
+def test_an_id_of_a_command_can_be_stored_and_is_not_empty(
+    wrong: str, says: str, accounts: LiveAggregates[Account]
+) -> None:
+    for use in (accounts.using, accounts.ref(ADA).using, accounts.receipt):
+        with pytest.raises(ValueError, match=says):
+            use(command_id=wrong)
+    account = accounts.create(Account, "Ada")
+    for text in ("\0", "\U0001f600", "x" * 100_000):
+        for _ in range(2):
+            assert account.using(command_id=text).call(Account.call, lambda: 5) == 5
