@@ -11,7 +11,7 @@ from uuid import UUID
 
 from eventsourcing.domain import BaseAggregate
 
-from pykka_registry._checks import check_timeout, class_attribute
+from pykka_registry._checks import check_count, check_timeout, class_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,9 @@ class Terms(NamedTuple):
 
         Raises:
             TypeError: if there is no such option, or one is of the wrong type.
-            ValueError: if a command id is empty or no text that can be stored.
+            ValueError: if a command id is empty or no text that can be stored, a version is less
+                than 0, or a timeout more than a float can hold. A negative timeout is no error: it
+                is over at once, as it is for Pykka.
         """
         try:
             terms = self._replace(**options)
@@ -88,6 +90,8 @@ class Terms(NamedTuple):
         check_timeout(terms.timeout)
         if terms.command_id is not None:
             check_command_id(terms.command_id)
+        if terms.expected_version is not None:
+            check_count(terms.expected_version, "expected_version", least=0)
         return terms
 
 

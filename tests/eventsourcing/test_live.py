@@ -513,3 +513,15 @@ def test_an_application_may_have_a_cache_of_its_own(popo: Store) -> None:
         assert account.call(Account.deposit, Decimal(1)) == 1
         assert shared.balance == 0
         assert stored(bank).balance == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"), [("5", TypeError), (True, TypeError), (1.0, TypeError), (-1, ValueError)]
+)
+def test_an_expected_version_is_a_whole_number(
+    wrong: Any, error: type[Exception], accounts: LiveAggregates[Account]
+) -> None:
+    with pytest.raises(error, match="expected_version must be"):
+        accounts.ref(ADA).using(expected_version=wrong)
+    with pytest.raises(error, match="expected_version must be"):
+        accounts.using(expected_version=wrong)
