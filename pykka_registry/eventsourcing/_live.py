@@ -339,8 +339,11 @@ class LiveRef(Generic[A]):
         Args:
             **options: On what terms commands are sent:
 
-                * `timeout`: seconds to wait for the answer at most. A command whose turn has not
-                  come by then will not be carried out; one that has begun goes on.
+                * `timeout`: seconds to wait for the answer at most. What `call`, `execute`,
+                  `query`, `validate`, `create` or `get_or_create` has sent, and whose turn has not
+                  come by then, will not be carried out; what has begun goes on. What `submit` or
+                  `dispatch` has sent is carried out whenever its turn comes: only the future's
+                  `get` gives up then.
                 * `command_id`: a `str` or `UUID` that the command is known by. It is done once, and
                   gets its first answer again whenever it is sent again.
                 * `expected_version`: the version that the aggregate must have; 0 if it must be new.
@@ -390,7 +393,11 @@ class LiveRef(Generic[A]):
     def submit(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> pykka.Future[R]:
-        """Do what `call` does, but return a future of the result, which has the errors, too."""
+        """Do what `call` does, but return a future of the result, which has the errors, too.
+
+        The command is carried out whenever its turn comes, whatever timeout `using` has said: that
+        is for how long the future's `get` waits.
+        """
         return self._send(self._command(method, args, kwargs), is_whole=False)
 
     def execute(
@@ -404,7 +411,8 @@ class LiveRef(Generic[A]):
     ) -> pykka.Future[Decision[R]]:
         """Do what `execute` does, but return a future of the decision, which has the errors, too.
 
-        Commands of one thread that wait for an aggregate are stored together.
+        Commands of one thread that wait for an aggregate are stored together. Each is carried out
+        whenever its turn comes, as with `submit`.
         """
         return self._send(self._command(method, args, kwargs), is_whole=True)
 

@@ -218,6 +218,25 @@ def test_options_add_up_and_a_timeout_ends_the_wait(accounts: LiveAggregates[Acc
     assert patient.using(timeout=None).call(Account.deposit, Decimal(1)) == 1
 
 
+def test_what_nobody_blocks_on_does_not_expire(accounts: LiveAggregates[Account]) -> None:
+    account = accounts.create(Account, "Ada")
+    gate = Gate()
+    held = account.submit(Account.call, gate.pass_through)
+    gate.wait_until_reached()
+    hasty = account.using(timeout=0.01)
+    submitted = hasty.submit(Account.deposit, Decimal(1))
+    dispatched = hasty.dispatch(Account.deposit, Decimal(2))
+    for future in (submitted, dispatched):
+        with pytest.raises(pykka.Timeout):
+            future.get()
+    for timeout in (0, -1):
+        with pytest.raises(pykka.Timeout):
+            account.using(timeout=timeout).call(Account.deposit, Decimal(4))
+    gate.open()
+    held.get()
+    assert account.query(balance) == 3
+
+
 def test_the_registry_has_its_policies_and_ends_with_the_block(bank: Bank) -> None:
     with live_aggregates(bank, Account, name="accounts", max_live=2) as accounts:
         for number in range(10):
