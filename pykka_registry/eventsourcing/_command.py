@@ -207,7 +207,9 @@ def name_of(method: object, cls: type[Any]) -> str:
     """
     name = getattr(method, "__name__", None)
     hashable: Any = cls
-    if isinstance(getattr(method, "__self__", None), BaseAggregate):
+    # Of a command of the library's it is `obj`.
+    owner = getattr(method, "__self__", getattr(method, "obj", None))
+    if isinstance(owner, BaseAggregate):
         message = f"{name} is bound to one object: pass {cls.__name__}.{name}, from the class"
         raise TypeError(message)
     if not (callable(method) and isinstance(name, str) and _is_method(name, hashable)):

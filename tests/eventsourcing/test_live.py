@@ -183,6 +183,9 @@ def test_what_is_no_method_is_refused_with_the_fix(accounts: LiveAggregates[Acco
     wrong = Account("Eve").deposit
     with pytest.raises(TypeError, match=r"bound to one object: pass Account\.deposit"):
         account.call(wrong, Decimal(1))
+    wrong = Account("Eve").close  # a method that the library has made
+    with pytest.raises(TypeError, match=r"bound to one object: pass Account\.close"):
+        account.call(wrong)
     with pytest.raises(TypeError, match="timeout must be a number"):
         account.using(timeout="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="patience"):
