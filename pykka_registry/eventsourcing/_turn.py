@@ -286,11 +286,18 @@ class LiveActor(AggregateMixin, PooledActor):
             return self._receipts.repeat(first, command, self.key)
         version = 0
         try:
-            aggregate, version = self._load_or_make(command)
-        finally:
-            if version == 0:
-                self._leave()
-        return self._decide(command, copy.deepcopy(aggregate))
+            try:
+                aggregate, version = self._load_or_make(command)
+            finally:
+                if version == 0:
+                    self._leave()
+            decision = self._decide(command, copy.deepcopy(aggregate))
+        except self._refusals as error:
+            if command.terms.command_id is not None:
+                self._receipts.of_refusal(command, self.key, version, error)
+            raise
+        self._to_store(command, decision)  # which fails if a receipt cannot keep the answer
+        return decision
 
     def on_receive(self, message: object) -> None:
         """Store the batch, and take a snapshot if it says so."""
