@@ -1363,6 +1363,20 @@ GUARDS = [
         "tests/eventsourcing/test_snapshots.py -k cannot_be_read",
     ),
     Guard(
+        "live: what is created is a new copy each time it is decided",
+        "eventsourcing/_live.py",
+        "            new=functools.partial(copy.deepcopy, aggregate),\n",
+        "            new=lambda: aggregate,\n",
+        "tests/eventsourcing/test_batches.py -k creates_is_created",
+    ),
+    Guard(
+        "live: what is made has the event that creates it",
+        "eventsourcing/_turn.py",
+        "        if is_made and not (events",
+        "        if False and not (events",
+        "tests/eventsourcing/test_live.py -k must_be_new",
+    ),
+    Guard(
         "live: who waits for a batch waits for its aggregate",
         "eventsourcing/_turn.py",
         "        owe(self, answer)\n",

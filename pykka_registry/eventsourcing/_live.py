@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import operator
 import time
 from typing import (
@@ -237,7 +239,9 @@ class LiveAggregates(Generic[A]):
             getattr(factory, "__qualname__", "create"),
             _id_of,
             (args, kwargs),
-            new=lambda: aggregate,
+            # A command may be decided more than once, and each time takes what the aggregate has
+            # triggered from it.
+            new=functools.partial(copy.deepcopy, aggregate),
             must_be_new=must_be_new,
             terms=self._terms,
         )

@@ -187,8 +187,8 @@ class LiveActor(AggregateMixin, PooledActor):
             self._flush()
             return self._execute_alone(command)
         try:
-            aggregate, _ = self._load_or_make(command)
-            decision = self._decide(command, aggregate)
+            aggregate, version = self._load_or_make(command)
+            decision = self._decide(command, aggregate, is_made=version == 0)
             events = self._to_store(command, decision)
         except Exception:  # noqa: BLE001  # it comes again, when nobody else depends on it
             self._flush()
@@ -290,7 +290,7 @@ class LiveActor(AggregateMixin, PooledActor):
         finally:
             if version == 0:
                 self._leave()
-        return self._decide(command, copy.deepcopy(aggregate))
+        return self._decide(command, copy.deepcopy(aggregate), is_made=version == 0)
 
     def on_receive(self, message: object) -> None:
         """Store the batch, and take a snapshot if it says so."""
@@ -304,7 +304,7 @@ class LiveActor(AggregateMixin, PooledActor):
             version = 0
             try:
                 aggregate, version = self._load_or_make(command)
-                decision = self._decide(command, aggregate)
+                decision = self._decide(command, aggregate, is_made=version == 0)
             except Exception as error:  # noqa: BLE001  # whatever it is, it goes to the caller
                 self._aggregate = None
                 if was_in_memory and version and self._is_old(version):
@@ -354,9 +354,17 @@ class LiveActor(AggregateMixin, PooledActor):
             raise ConcurrencyError(self.key, expected=expected, found=version)
         return aggregate, version
 
-    def _decide(self, command: Command, aggregate: Any) -> Decision[Any]:
+    def _decide(self, command: Command, aggregate: Any, *, is_made: bool) -> Decision[Any]:
         result = command.run(aggregate)
         events = tuple(aggregate.collect_events())
+        first = aggregate.INITIAL_VERSION
+        if is_made and not (events and events[0].originator_version == first):
+            # It would be taken for stored, and what follows would be stored without a beginning.
+            message = (
+                f"{aggregate!r} was made without the event of version {first} that creates it: "
+                "the factory must make a new one each time, that nobody has saved"
+            )
+            raise ValueError(message)
         if events and not command.stores:
             message = f"a query must not trigger events, and this one has: {events}"
             raise TypeError(message)

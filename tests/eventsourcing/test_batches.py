@@ -208,6 +208,32 @@ def test_one_that_the_store_refuses_fails_alone(
     assert stored(bank).balance == 2
 
 
+def test_one_that_creates_is_created_though_the_batch_has_failed(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    gate = Gate()
+
+    def slow() -> Account:
+        gate.pass_through()
+        return Account("Ada")
+
+    # A dry run keeps it busy, and leaves nothing.
+    busy = Caller(accounts.ref(ADA).or_create(slow).validate, Account.deposit, ONE)
+    gate.wait_until_reached()
+    insertions = Insertions(bank.recorder)
+    insertions.before.append(failing(OSError("a hiccup")))
+    callers: list[Caller[LiveRef[Account]]] = []
+    for _ in range(2):
+        callers.append(Caller(accounts.get_or_create, Account, "Ada"))
+        poll(lambda: len(waiting(accounts)) >= len(callers))
+    gate.open()
+    assert busy.result.result == 1
+    assert {caller.result.id for caller in callers} == {ADA}
+    assert stored(bank).version == 1
+    assert accounts.ref(ADA).call(Account.deposit, ONE) == 1
+    assert stored(bank).version == 2
+
+
 def test_what_was_done_before_is_answered_without_deciding_it_again(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -408,6 +409,33 @@ def test_an_aggregate_of_another_class_is_refused(bank: Bank) -> None:
         pytest.raises(TypeError, match="is a Dog, not a Account"),
     ):
         accounts.ref(dog.id).query(balance)
+
+
+def test_what_is_made_must_be_new(bank: Bank, accounts: LiveAggregates[Account]) -> None:
+    spent, gone_on = Account("Ada"), Account("Ada")
+    spent.collect_events()
+    gone_on.collect_events()
+    gone_on.deposit(Decimal(1))
+    for made in (spent, gone_on):
+        factory = partial(copy.copy, made)
+        account = accounts.ref(ADA).or_create(factory)
+        for method in (account.call, account.validate):
+            with pytest.raises(ValueError, match="without the event of version 1"):
+                method(Account.deposit, Decimal(1))
+        with pytest.raises(ValueError, match="without the event of version 1"):
+            accounts.create(factory)
+    assert bank.recorder.max_notification_id() is None
+    poll(lambda: accounts.registry.stats().live == 0)
+
+
+def test_what_a_factory_keeps_is_not_the_live_one(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    mine = Account("Ada")
+    account = accounts.create(lambda: mine)
+    account.call(Account.deposit, Decimal(1))
+    assert mine.balance == 0
+    assert stored(bank).balance == 1
 
 
 # Others write, too.
