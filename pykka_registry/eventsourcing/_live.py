@@ -402,8 +402,8 @@ class LiveRef(Generic[A]):
     ) -> Decision[R]:
         """Return what `execute` would, or raise what it would, and change nothing.
 
-        The method runs on a copy of the aggregate. An aggregate that does not exist is not live
-        afterwards.
+        The method runs on a copy of the aggregate as it is stored. An aggregate that does not exist
+        is not live afterwards.
         """
         return self._ref.call(LiveActor.validate, self._command(method, args, kwargs))
 
@@ -412,8 +412,10 @@ class LiveRef(Generic[A]):
 
             account.query(lambda account: account.balance)
 
-        It runs in the aggregate's turn, and must change nothing. What it sees is all that this
-        process has stored; what other processes have, it may not see yet.
+        It runs in the aggregate's turn, and must change nothing. It sees what is in memory: all
+        that this process has stored, and what another process has stored perhaps not yet. For an
+        answer that rests on all that is stored, `call` a method that triggers nothing, or expect a
+        version.
 
         Raises:
             TypeError: If the function triggers an event, or the ref has a command id.

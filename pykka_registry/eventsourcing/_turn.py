@@ -243,8 +243,11 @@ class LiveActor(AggregateMixin, PooledActor):
         """Store a batch, and answer; false if each of its commands is to be carried out alone."""
         aggregate, self._aggregate = self._aggregate, None
         events = [event for decided in batch for event in decided.events]
+        made = [event for decided in batch for event in decided.decision.events]
         try:
-            if events and not self._save(events):
+            # Only events of the aggregate are checked for its version when they are saved.
+            is_old = not made and self._is_old(batch[-1].decision.version)
+            if is_old or (events and not self._save(events)):
                 return False
         except OutcomeUnknown as error:
             for decided in batch:
@@ -260,7 +263,6 @@ class LiveActor(AggregateMixin, PooledActor):
         except Exception:  # noqa: BLE001  # nothing is stored, perhaps because of one of them
             return False
         self._aggregate = aggregate
-        made = [event for decided in batch for event in decided.decision.events]
         self._look_ahead(aggregate, made)
         for decided in batch:
             decided.answer.give(decided.decision)
@@ -284,6 +286,8 @@ class LiveActor(AggregateMixin, PooledActor):
         first = self._receipts.find(command.terms.command_id)
         if first is not None:
             return self._receipts.repeat(first, command, self.key)
+        if self._aggregate is not None and self._is_old(self._aggregate.version):
+            self._aggregate = None  # what would be is decided on what is stored
         version = 0
         try:
             aggregate, version = self._load_or_make(command)
@@ -310,6 +314,9 @@ class LiveActor(AggregateMixin, PooledActor):
                 if was_in_memory and version and self._is_old(version):
                     continue  # another process may have given it reason to decide otherwise
                 return self._refuse(command, version, error)
+            if was_in_memory and self._is_stale(command, decision):
+                self._aggregate = None
+                continue
             is_stored, first = self._store(command, decision)
             if is_stored:
                 self._aggregate = aggregate
@@ -431,6 +438,11 @@ class LiveActor(AggregateMixin, PooledActor):
         if self._aggregate is not None and self._aggregate.version < receipt.aggregate_version:
             self._flush()
             self._aggregate = None
+
+    def _is_stale(self, command: Command, decision: Decision[Any]) -> bool:
+        """Tell whether another process was faster than what has decided nothing that is saved."""
+        must_be_current = command.stores or command.terms.expected_version is not None
+        return must_be_current and not decision.events and self._is_old(decision.version)
 
     def _is_old(self, version: int) -> bool:
         recorder = self._app.events.recorder

@@ -90,6 +90,9 @@ class Account(Aggregate):
             raise ValueError(msg)
         self.is_closed = True
 
+    def has(self, amount: Decimal) -> bool:
+        return self.balance >= amount
+
     def pair(self) -> tuple[str, Decimal]:
         return self.owner, self.balance
 

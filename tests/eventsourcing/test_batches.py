@@ -175,6 +175,24 @@ def test_a_conflict_makes_them_go_again_one_by_one(
     assert stored(bank).balance == 13
 
 
+def test_a_batch_that_decides_nothing_rests_on_what_is_stored(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    held = Held(bank, accounts)
+    futures: list[pykka.Future[Any]] = [
+        held.account.submit(Account.has, ONE),
+        held.account.using(command_id="a").submit(Account.has, ONE),
+    ]
+    account: Account = stored(bank)
+    account.deposit(ONE)
+    bank.save(account)
+    held.go_on()
+    assert results(futures) == [True, True]
+    receipt = accounts.receipt("a")
+    assert receipt is not None
+    assert (receipt.result, receipt.aggregate_version) == (True, 2)
+
+
 def test_a_store_that_fails_is_not_asked_again_for_each(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:

@@ -462,6 +462,55 @@ def test_a_refusal_rests_on_what_is_stored(bank: Bank, accounts: LiveAggregates[
         account.call(Account.withdraw, Decimal(5))
 
 
+def test_a_decision_without_events_rests_on_what_is_stored(
+    store: Store,
+) -> None:
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        for number in (1, 2):
+            elsewhere(bank, Decimal(5))
+            assert account.call(Account.has, Decimal(5 * number))
+        elsewhere(bank, Decimal(5))
+        command = account.using(command_id="a")
+        assert command.call(Account.has, Decimal(15))
+        assert command.call(Account.has, Decimal(15))
+        receipt = accounts.receipt("a")
+        assert receipt is not None
+        assert (receipt.result, receipt.aggregate_version) == (True, 4)
+        reads = count_reads(bank.recorder)
+        assert account.call(Account.has, Decimal(15))
+        assert account.query(balance) == 15
+        assert len(reads) == 1  # a look at what comes after it, for the command
+
+
+def test_a_decision_without_events_is_made_again_if_another_was_faster(bank: Bank) -> None:
+    with live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        times: list[bool] = []
+
+        class Rival(Decimal):
+            def __le__(self, other: Any) -> bool:
+                elsewhere(bank, Decimal(5))
+                times.append(super().__le__(other))
+                return times[-1]
+
+        # What has just been loaded is not looked at again, whoever comes then.
+        assert account.call(Account.has, Rival(1))
+        assert times == [False, True]
+
+
+def test_a_query_that_expects_a_version_has_it(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    assert account.using(expected_version=1).query(balance) == 0
+    elsewhere(bank, Decimal(5))
+    assert account.query(balance) == 0  # it is in memory
+    with pytest.raises(ConcurrencyError, match="at version 2, and the caller expects 1"):
+        account.using(expected_version=1).query(balance)
+    assert account.using(expected_version=2).query(balance) == 5
+
+
 def test_a_command_is_decided_again_so_often_and_no_more(bank: Bank) -> None:
     with live_aggregates(bank, Account, retries=3) as accounts:
         account = accounts.create(Account, "Ada")
