@@ -1405,6 +1405,13 @@ GUARDS = [
         "tests/eventsourcing/test_validate.py -k rests_on",
     ),
     Guard(
+        "live: an event that cannot be encoded leaves no doubt",
+        "eventsourcing/_turn.py",
+        "not isinstance(error, PersistenceError) and not self._can_be_encoded(events):",
+        "False:",
+        "tests/eventsourcing/test_batches.py -k cannot_be_encoded",
+    ),
+    Guard(
         "live: who waits for a batch waits for its aggregate",
         "eventsourcing/_turn.py",
         "        owe(self, answer)\n",

@@ -368,8 +368,8 @@ class LiveRef(Generic[A]):
             ConcurrencyError: If other processes have been faster too often, or the aggregate is not
                 of the version that is expected.
             OutcomeUnknown: If the store has failed, and cannot be asked what it has stored.
-            TypeError: If this is no method of the class, or what it has returned cannot be kept in
-                a receipt.
+            TypeError: If this is no method of the class, or what it has triggered or returned
+                cannot be encoded.
             pykka.Timeout: After `timeout` seconds.
             Exception: What the method has raised, or the store; nothing is stored then. Or what
                 `AggregateRef.ask` raises.

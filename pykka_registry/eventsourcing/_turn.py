@@ -421,6 +421,8 @@ class LiveActor(AggregateMixin, PooledActor):
         except _NOT_STORED:
             raise
         except Exception as error:
+            if not isinstance(error, PersistenceError) and not self._can_be_encoded(events):
+                raise  # before anything came to the store
             try:
                 outcome = look_up(self._app.events, events)
             except Exception:  # noqa: BLE001  # the first error says more
@@ -431,6 +433,14 @@ class LiveActor(AggregateMixin, PooledActor):
                 what = "the store has failed, but the events of %r are stored"
                 log(logging.WARNING, what, self.key, error=error)
             return outcome is Outcome.OURS
+        return True
+
+    def _can_be_encoded(self, events: Sequence[DomainEventProtocol[Any]]) -> bool:
+        try:
+            for event in events:
+                self._app.events.mapper.to_stored_event(event)
+        except Exception:  # noqa: BLE001  # whatever a transcoding may raise
+            return False
         return True
 
     def _forget_what_is_older(self, receipt: ReceiptBase[Any]) -> None:

@@ -220,6 +220,20 @@ def test_a_store_that_fails_is_not_asked_again_for_each(
     assert stored(bank).balance == 3
 
 
+def test_one_whose_event_cannot_be_encoded_fails_alone(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    held = Held(bank, accounts)
+    futures: list[pykka.Future[Any]] = [
+        *held.deposit(1),
+        held.account.submit(Account.note, object()),
+        *held.deposit(1),
+    ]
+    held.go_on()
+    assert results(futures) == [1, TypeError, 2]
+    assert stored(bank).balance == 2
+
+
 def test_one_that_the_store_refuses_fails_alone(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:

@@ -99,6 +99,18 @@ def test_what_the_store_refuses_is_not_looked_up(popo: Store) -> None:
         assert account.call(Account.deposit, Decimal(1)) == 1
 
 
+@pytest.mark.parametrize("command_id", [None, "a"])
+def test_an_event_that_cannot_be_encoded_is_the_callers_error(
+    command_id: str | None, store: Store
+) -> None:
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        with pytest.raises(TypeError, match="not serializable"):
+            account.using(command_id=command_id).call(Account.note, object())
+        account.call(Account.note, "a word")
+        assert stored(bank).version == 2
+
+
 def test_an_integrity_error_of_something_else_is_the_callers(popo: Store) -> None:
     with open_bank(popo) as bank, live_aggregates(bank, Account) as accounts:
         account = accounts.create(Account, "Ada")
