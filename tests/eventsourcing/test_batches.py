@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
-from eventsourcing.persistence import DataError, OperationalError
+from eventsourcing.persistence import (
+    DataError,
+    OperationalError,
+    TranscodingNotRegisteredError,
+)
 
 from pykka_registry import AggregateMixin, AggregateRegistry, Undeliverable, WaitCycle
 from pykka_registry.eventsourcing import LiveAggregates, OutcomeUnknown, live_aggregates
@@ -230,7 +234,7 @@ def test_one_whose_event_cannot_be_encoded_fails_alone(
         *held.deposit(1),
     ]
     held.go_on()
-    assert results(futures) == [1, TypeError, 2]
+    assert results(futures) == [1, TranscodingNotRegisteredError, 2]
     assert stored(bank).balance == 2
 
 
