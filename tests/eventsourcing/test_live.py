@@ -301,6 +301,75 @@ def test_an_actor_that_finds_none_stays_if_one_is_created_before_it_goes(
     assert ADA in accounts.registry
 
 
+def test_no_actor_is_left_of_one_that_is_absent_whatever_was_tried(bank: Bank) -> None:
+    refusals = [Refusal, AggregateNotFoundError]
+    insertions = Insertions(bank.recorder)
+    with (
+        live_aggregates(bank, Account, refusals=refusals) as accounts,
+        live_aggregates(bank, Dog) as dogs,
+    ):
+        taken = accounts.create(Account, "Eve").using(command_id="taken")
+        taken.call(Account.deposit, Decimal(1))
+        taken.stop()
+        commands: list[tuple[type[Exception], Callable[[LiveRef[Account]], object]]] = [
+            (CommandIdReused, lambda ref: ref.using(command_id="taken").call(Account.close)),
+            (CommandIdReused, lambda ref: ref.using(command_id="taken").validate(Account.close)),
+            (AggregateNotFoundError, lambda ref: ref.using(command_id="a").call(Account.close)),
+            (AggregateNotFoundError, lambda ref: ref.using(command_id="a").call(Account.close)),
+            (AggregateNotFoundError, lambda ref: ref.using(command_id="a").validate(Account.close)),
+            (AggregateNotFoundError, lambda ref: ref.query(balance)),
+            (ConcurrencyError, lambda ref: ref.using(expected_version=1).call(Account.close)),
+            (OperationalError, lambda _: accounts.create(Account, "Ada")),
+            (OperationalError, lambda ref: ref.call(Account.close)),
+            (Overdrawn, lambda ref: ref.call(Account.withdraw, Decimal(1))),
+            (Overdrawn, lambda ref: ref.validate(Account.withdraw, Decimal(1))),
+        ]
+        for number, (error, command) in enumerate(commands):
+            ref = accounts.ref(ADA)
+            if error in (ConcurrencyError, OperationalError, Overdrawn):
+                ref = ref.or_create(Account, "Ada")
+            insertions.before += [failing(OperationalError("down"))] * (error is OperationalError)
+            with pytest.raises(error):
+                command(ref)
+            assert insertions.before == []
+            poll(lambda: accounts.registry.stats().live == 0)
+            assert ADA not in accounts.registry, number
+        for _ in range(2):  # the second Fido is another, who will not be
+            fido = dogs.using(command_id="b").create(Dog, "Fido")
+        poll(lambda: dogs.registry.stats().live == 1)
+        assert fido.id in dogs.registry
+
+
+class Dog(Aggregate):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def test_one_that_exists_stays_where_it_is_whatever_was_refused(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    account.using(command_id="a").call(Account.deposit, Decimal(1))
+    reads = count_reads(bank.recorder)
+    with pytest.raises(AggregateExists):
+        accounts.create(Account, "Ada")
+    assert account.query(balance) == 1
+    assert reads == []
+    with pytest.raises(ConcurrencyError):
+        account.using(expected_version=9).call(Account.close)
+    assert account.query(balance) == 1
+    assert len(reads) == 1  # the caller may have known more
+    assert accounts.registry.stats().activations == 1
+    account.stop()
+    # What is known to exist need not be in memory to stay.
+    assert account.using(command_id="a").call(Account.deposit, Decimal(1)) == 1
+    with pytest.raises(ConcurrencyError):
+        account.using(expected_version=9).call(Account.close)
+    assert account.using(command_id="a").call(Account.deposit, Decimal(1)) == 1
+    assert accounts.registry.stats().activations == 2
+    assert ADA in accounts.registry
+
+
 def test_one_that_exists_cannot_be_created(bank: Bank, accounts: LiveAggregates[Account]) -> None:
     account = accounts.create(Account, "Ada")
     for _ in range(2):
@@ -399,10 +468,7 @@ def test_a_failed_load_serves_nobody(bank: Bank, accounts: LiveAggregates[Accoun
 
 
 def test_an_aggregate_of_another_class_is_refused(bank: Bank) -> None:
-    class Dog(Aggregate):
-        pass
-
-    dog = Dog()
+    dog = Dog("Fido")
     bank.save(dog)
     with (
         live_aggregates(bank, Account) as accounts,
