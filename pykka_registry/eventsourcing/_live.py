@@ -32,6 +32,7 @@ from pykka_registry.eventsourcing._command import (
     Terms,
     name_of,
 )
+from pykka_registry.eventsourcing._outcome import inserts_once, may_store_later
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
 from pykka_registry.eventsourcing._snapshots import Snapshots
@@ -126,6 +127,8 @@ def live_aggregates(  # noqa: PLR0913  # each is a word of its own
         retirement=Retirement(policies.get("idle"), passivate_on, passivate_after),
         refusals=refusals,
         attempts=retries + 1,
+        inserts_once=inserts_once(app),
+        may_store_later=may_store_later(app),
     )
     registry = AggregateRegistry.start(
         LiveActor, args=(setup,), name=name or aggregate_class.__name__, **policies
@@ -367,7 +370,8 @@ class LiveRef(Generic[A]):
             CommandIdReused: If the command id belongs to another command.
             ConcurrencyError: If other processes have been faster too often, or the aggregate is not
                 of the version that is expected.
-            OutcomeUnknown: If the store has failed, and cannot be asked what it has stored.
+            OutcomeUnknown: If the store has failed, and cannot be asked what it has stored; or is
+                PostgreSQL, and may store it yet.
             TypeError: If this is no method of the class, or what it has triggered or returned
                 cannot be encoded.
             pykka.Timeout: After `timeout` seconds.

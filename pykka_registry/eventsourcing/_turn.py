@@ -21,7 +21,9 @@ from eventsourcing.application import AggregateNotFoundError
 from eventsourcing.persistence import (
     DataError,
     IntegrityError,
+    InterfaceError,
     NotSupportedError,
+    OperationalError,
     PersistenceError,
     ProgrammingError,
 )
@@ -38,7 +40,7 @@ from pykka_registry.eventsourcing._exceptions import (
     OutcomeUnknown,
 )
 from pykka_registry.eventsourcing._group_commit import own
-from pykka_registry.eventsourcing._outcome import Outcome, look_up
+from pykka_registry.eventsourcing._outcome import Outcome, comes_from, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +57,9 @@ __all__ = ["LiveActor", "Pending", "Reply", "Setup"]
 _NOT_STORED = (DataError, NotSupportedError, ProgrammingError, Fenced)
 """Errors that mean: the store has looked at it, and nothing of it was stored."""
 
+_NO_ANSWER = (InterfaceError, OperationalError)
+"""Errors that the store may not have raised: the connection was lost."""
+
 _MOST_IN_BATCH = 100
 """Commands that are stored together, at most."""
 
@@ -69,6 +74,8 @@ class Setup:
     retirement: Retirement
     refusals: tuple[type[Exception], ...]
     attempts: int
+    inserts_once: bool
+    may_store_later: bool
 
 
 class _Events:
@@ -167,6 +174,8 @@ class LiveActor(AggregateMixin, PooledActor):
         self._retirement = setup.retirement
         self._refusals = setup.refusals
         self._attempts = setup.attempts
+        self._inserts_once = setup.inserts_once
+        self._may_store_later = setup.may_store_later
         self._aggregate: Any = None
         """As it is stored, but for what the batch is to store. Or `None`, if that is to be found
         out; and while a command works on it, for that may fail at any point."""
@@ -422,7 +431,7 @@ class LiveActor(AggregateMixin, PooledActor):
         """Store events, and tell whether they are stored; if not, others are at their versions.
 
         Raises:
-            OutcomeUnknown: if that cannot be found out.
+            OutcomeUnknown: if that cannot be found out, or may still change.
             Exception: what the store has failed with, if nothing is stored.
         """
         what: Any = _Events(events)
@@ -438,8 +447,13 @@ class LiveActor(AggregateMixin, PooledActor):
             except Exception:  # noqa: BLE001  # the first error says more
                 raise OutcomeUnknown from error
             if outcome is Outcome.NOBODYS:
+                if self._may_store_later and isinstance(error, _NO_ANSWER):
+                    raise OutcomeUnknown from error
                 raise
-            if outcome is Outcome.OURS and not isinstance(error, IntegrityError):
+            if isinstance(error, IntegrityError):
+                is_anothers = self._inserts_once and comes_from(error, self._app.events)
+                return outcome is Outcome.OURS and not is_anothers
+            if outcome is Outcome.OURS:
                 what = "the store has failed, but the events of %r are stored"
                 log(logging.WARNING, what, self.key, error=error)
             return outcome is Outcome.OURS
