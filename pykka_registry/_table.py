@@ -394,8 +394,6 @@ class Table(Rows):
         Called when it has found nothing to do. If a reason is returned its inbox is closed, and it
         is found no more.
         """
-        if self.refusal is FORKED:
-            return None
         return self._change(partial(self._rest, incarnation))
 
     def _rest(self, incarnation: Incarnation, after: After) -> EndReason | None:

@@ -657,24 +657,76 @@ def test_a_turn_that_meets_the_end_of_the_stack_is_taken_by_others(what: str) ->
     assert met > 2
 
 
-def test_a_successor_that_is_not_in_the_line_when_an_interrupt_comes_is_made_anew(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("where", ["before it is made", "before it is in the line"])
+def test_a_successor_is_made_anew_that_an_interrupt_kept_from_being_launched(
+    where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[int] = []
     executor = Aside()
 
-    def be_interrupted(_incarnation: object) -> None:
+    def be_interrupted(*_args: object, **_kwargs: object) -> None:
         monkeypatch.undo()
         raise KeyboardInterrupt
 
     with AggregateRegistry.start(Noting, args=(noted,), executor=executor) as registry:
+        table = registry._table
         registry.get_or_start("k")
         stopped = registry.ref("k").stop(block=False)
         behind = registry.ref("k").submit(Noting.add)
-        monkeypatch.setattr(registry._table.admission, "enqueue", be_interrupted)
+        if where == "before it is made":
+            monkeypatch.setattr(table, "_hand_over", be_interrupted)
+        else:
+            monkeypatch.setattr(table.admission, "enqueue", be_interrupted)
         with pytest.raises(KeyboardInterrupt):
             stopped.get()
-        check(registry._table)
+        check(table)
         executor.open()
         assert stopped.get(timeout=PATIENCE) is True
         assert behind.get(timeout=PATIENCE) == 1
+
+
+class PooledSlowToStop(AggregateMixin, PooledActor):
+    """Waits at a gate in its last hook."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def on_stop(self) -> None:
+        self._gate.pass_through()
+
+
+def test_a_late_end_frees_the_key_though_an_interrupt_comes_before_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+    raised: list[BaseException] = []
+
+    def be_interrupted(_entry: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    registry = AggregateRegistry.start(
+        PooledSlowToStop, args=(gate,), executor=Aside(), stop_timeout=0.05
+    )
+
+    def stop() -> None:
+        try:
+            registry.ref("k").stop()
+        except BaseException as error:  # noqa: BLE001
+            raised.append(error)
+
+    registry.get_or_start("k")
+    thread = start_thread(stop)
+    gate.wait_until_reached()
+    poll(lambda: registry.stats().quarantined)
+    monkeypatch.setattr(registry._table, "_remove", be_interrupted)
+    gate.open()
+    join(thread)
+    assert [type(error) for error in raised] == [KeyboardInterrupt]
+    check(registry._table)
+    assert registry.stats().quarantined == 0
+    assert registry.get_or_start("k").is_alive()
+    assert registry.ref("k").stop() is True
+    registry.drain()
+    assert nothing_remains(registry)

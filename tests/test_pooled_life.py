@@ -21,6 +21,8 @@ from pykka_registry import (
     Terminated,
     _life,
 )
+from pykka_registry._future import Future
+from pykka_registry._inbox import stop_letter
 from pykka_registry._pooled_life import PooledLife
 from tests.support import (
     PATIENCE,
@@ -417,3 +419,26 @@ def incarnation_of(registry: RegistryRef[Pooled]) -> Any:
     """Return the incarnation of the only key."""
     (entry,) = registry._table._all_entries()
     return entry.incarnation
+
+
+def test_of_two_threads_that_note_a_stop_first_neither_is_forgotten(
+    aside: RegistryRef[Pooled], executor: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = incarnation_of(aside).life
+    first, second = Future[bool](), Future[bool]()
+
+    class Late:
+        """Stands in for the lock: the other thread has noted its stop before it is to be had."""
+
+        def __enter__(self) -> None:
+            monkeypatch.undo()
+            life._note_stop(stop_letter(first))
+
+        def __exit__(self, *_exc_info: object) -> None:
+            pass
+
+    monkeypatch.setattr(_life, "_LOCK", [Late()])
+    life._note_stop(stop_letter(second))
+    executor.open()
+    assert aside.ref("a").stop() is True
+    assert (first.get(timeout=PATIENCE), second.get(timeout=PATIENCE)) == (True, True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import operator
 import time
 from typing import (
@@ -35,6 +37,7 @@ from pykka_registry.eventsourcing._command import (
     of_method,
 )
 from pykka_registry.eventsourcing._kept import check_has_topic
+from pykka_registry.eventsourcing._outcome import inserts_once, may_store_later
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
 from pykka_registry.eventsourcing._snapshots import Snapshots
@@ -130,6 +133,8 @@ def live_aggregates(  # noqa: PLR0913  # each is a word of its own
         retirement=Retirement(policies.get("idle"), passivate_on, passivate_after),
         refusals=refusals,
         attempts=retries + 1,
+        inserts_once=inserts_once(app),
+        may_store_later=may_store_later(app),
     )
     registry = AggregateRegistry.start(
         LiveActor, args=(setup,), name=name or aggregate_class.__name__, **policies
@@ -246,7 +251,9 @@ class LiveAggregates(Generic[A]):
             getattr(factory, "__qualname__", "create"),
             _id_of,
             of_factory(factory, args, kwargs),
-            new=lambda: aggregate,
+            # A command may be decided more than once, and each time takes what the aggregate has
+            # triggered from it.
+            new=functools.partial(copy.deepcopy, aggregate),
             must_be_new=must_be_new,
             makes_id=True,
             terms=self._terms,
@@ -381,9 +388,11 @@ class LiveRef(Generic[A]):
             CommandIdReused: If the command id belongs to another command.
             ConcurrencyError: If other processes have been faster too often, or the aggregate is not
                 of the version that is expected.
-            OutcomeUnknown: If the store has failed, and cannot be asked what it has stored.
-            TypeError: If this is no method of the class, or what it has returned, or refused with,
-                cannot be kept in a receipt. Nothing is stored then.
+            OutcomeUnknown: If the store has failed, and cannot be asked what it has stored; or is
+                PostgreSQL, and may store it yet.
+            TypeError: If this is no method of the class, or what it has triggered cannot be
+                encoded, or what it has returned, or refused with, cannot be kept in a receipt.
+                Nothing is stored then.
             pykka.Timeout: After `timeout` seconds.
             Exception: What the method has raised, or the store; nothing is stored then. Or what
                 `AggregateRef.ask` raises.
@@ -421,8 +430,8 @@ class LiveRef(Generic[A]):
     ) -> Decision[R]:
         """Return what `execute` would, or raise what it would, and change nothing.
 
-        The method runs on a copy of the aggregate. An aggregate that does not exist is not live
-        afterwards.
+        The method runs on a copy of the aggregate as it is stored. An aggregate that does not exist
+        is not live afterwards.
         """
         return self._ref.call(LiveActor.validate, self._command(method, args, kwargs))
 
@@ -431,8 +440,10 @@ class LiveRef(Generic[A]):
 
             account.query(lambda account: account.balance)
 
-        It runs in the aggregate's turn, and must change nothing. What it sees is all that this
-        process has stored; what other processes have, it may not see yet.
+        It runs in the aggregate's turn, and must change nothing. It sees what is in memory: all
+        that this process has stored, and what another process has stored perhaps not yet. For an
+        answer that rests on all that is stored, `call` a method that triggers nothing, or expect a
+        version.
 
         Raises:
             TypeError: If the function triggers an event, or the ref has a command id.
