@@ -5,13 +5,31 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from eventsourcing.application import Application
+from eventsourcing.persistence import EventStore
+
+from pykka_registry.eventsourcing._group_commit import GroupCommitRecorder
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from eventsourcing.domain import DomainEventProtocol
-    from eventsourcing.persistence import EventStore, StoredEvent
+    from eventsourcing.persistence import StoredEvent
 
-__all__ = ["Outcome", "look_up"]
+__all__ = ["Outcome", "comes_from", "inserts_once", "look_up", "may_store_later"]
+
+_INSERT_ONCE = frozenset(
+    {
+        "eventsourcing.popo",
+        "eventsourcing.sqlite",
+        "pykka_registry.eventsourcing.popo",
+        "pykka_registry.eventsourcing.sqlite",
+        GroupCommitRecorder.__module__,
+    }
+)
+"""Modules whose recorders hand a save to their store once."""
+_MAY_STORE_LATER = "eventsourcing.postgres"
+"""The module whose recorders have a store that may commit what they have given up."""
 
 
 class Outcome(Enum):
@@ -25,6 +43,49 @@ class Outcome(Enum):
 
     NOBODYS = auto()
     """None."""
+
+
+def inserts_once(app: Application[Any]) -> bool:
+    """Tell whether a save is handed to the store once, so that it never meets its own events.
+
+    Nobody knows that of a class that others have written: it may try again, as the library's
+    recorder for PostgreSQL does.
+    """
+    if type(app).save is not Application.save:
+        return False
+    return all(type(recorder).__module__ in _INSERT_ONCE for recorder in _recorders(app))
+
+
+def comes_from(error: Exception, store: EventStore[Any]) -> bool:
+    """Tell whether a store has raised an error, and not what an application does after a save."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code is EventStore.put.__code__ and frame.f_locals["self"] is store:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def may_store_later(app: Application[Any]) -> bool:
+    """Tell whether events that are not there may be, soon after a save has failed.
+
+    The commit may have come to a server that the connection to was lost; and the library's recorder
+    tries again, so that its last error does not say what became of the first try.
+    """
+    return any(
+        cls.__module__ == _MAY_STORE_LATER
+        for recorder in _recorders(app)
+        for cls in type(recorder).__mro__
+    )
+
+
+def _recorders(app: Application[Any]) -> list[object]:
+    """Return the recorder of an application, and what it wraps."""
+    recorders: list[object] = [app.events.recorder]
+    while isinstance(recorders[-1], GroupCommitRecorder):
+        recorders.append(recorders[-1].wrapped)
+    return recorders
 
 
 def look_up(store: EventStore[Any], events: Iterable[DomainEventProtocol[Any]]) -> Outcome:

@@ -21,7 +21,9 @@ from eventsourcing.application import AggregateNotFoundError
 from eventsourcing.persistence import (
     DataError,
     IntegrityError,
+    InterfaceError,
     NotSupportedError,
+    OperationalError,
     PersistenceError,
     ProgrammingError,
 )
@@ -38,7 +40,7 @@ from pykka_registry.eventsourcing._exceptions import (
     OutcomeUnknown,
 )
 from pykka_registry.eventsourcing._group_commit import own
-from pykka_registry.eventsourcing._outcome import Outcome, look_up
+from pykka_registry.eventsourcing._outcome import Outcome, comes_from, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +57,9 @@ __all__ = ["LiveActor", "Pending", "Reply", "Setup"]
 _NOT_STORED = (DataError, NotSupportedError, ProgrammingError, Fenced)
 """Errors that mean: the store has looked at it, and nothing of it was stored."""
 
+_NO_ANSWER = (InterfaceError, OperationalError)
+"""Errors that the store may not have raised: the connection was lost."""
+
 _MOST_IN_BATCH = 100
 """Commands that are stored together, at most."""
 
@@ -69,6 +74,8 @@ class Setup:
     retirement: Retirement
     refusals: tuple[type[Exception], ...]
     attempts: int
+    inserts_once: bool
+    may_store_later: bool
 
 
 class _Events:
@@ -167,8 +174,13 @@ class LiveActor(AggregateMixin, PooledActor):
         self._retirement = setup.retirement
         self._refusals = setup.refusals
         self._attempts = setup.attempts
+        self._inserts_once = setup.inserts_once
+        self._may_store_later = setup.may_store_later
         self._aggregate: Any = None
-        """As it is stored; or `None`, if that is to be found out."""
+        """As it is stored, but for what the batch is to store. Or `None`, if that is to be found
+        out; and while a command works on it, for that may fail at any point."""
+        self._exists = False
+        """Whether the aggregate is known to exist; if so it will for ever."""
         self._idle = setup.retirement.idle
         """After how many seconds it is passivated, as things are."""
         self._is_leaving = False
@@ -177,31 +189,35 @@ class LiveActor(AggregateMixin, PooledActor):
 
     def execute(self, command: Command) -> Decision[Any] | Pending:
         """Carry out a command: when this returns it is stored, or it will be when that is done."""
+        try:
+            return self._take_turn(command)
+        finally:
+            self._leave_if_there_is_none()
+
+    def _take_turn(self, command: Command) -> Decision[Any] | Pending:
         if self._receipts.was_found:
             first = self._receipts.find(command.terms.command_id)
             if first is not None:
-                self._forget_what_is_older(first)
-                return self._receipts.repeat(first, command, self.key)
+                return self._repeat(first, command)
         others_wait = not self.actor_inbox.empty()
         if not (others_wait or self._batch) or not command.may_share:
             self._flush()
             return self._execute_alone(command)
         try:
-            aggregate, _ = self._load_or_make(command)
-            decision = self._decide(command, aggregate)
+            aggregate, version = self._load_or_make(command)
+            self._aggregate = None
+            decision = self._decide(command, aggregate, is_made=version == 0)
             events = self._to_store(command, decision)
         except Exception:  # noqa: BLE001  # it comes again, when nobody else depends on it
             self._flush()
-            self._aggregate = None
             return self._execute_alone(command)
         except BaseException:
             self._flush()
-            self._aggregate = None
             raise
-        self._aggregate = aggregate
         answer = Pending()
         owe(self, answer)
         self._batch.append(_Decided(command, decision, events, answer))
+        self._aggregate = aggregate
         count = len(self._batch)
         if not others_wait or count == _MOST_IN_BATCH or (count == 1 and not self._remind()):
             self._flush()
@@ -243,8 +259,11 @@ class LiveActor(AggregateMixin, PooledActor):
         """Store a batch, and answer; false if each of its commands is to be carried out alone."""
         aggregate, self._aggregate = self._aggregate, None
         events = [event for decided in batch for event in decided.events]
+        made = [event for decided in batch for event in decided.decision.events]
         try:
-            if events and not self._save(events):
+            # Only events of the aggregate are checked for its version when they are saved.
+            is_old = not made and self._is_old(batch[-1].decision.version)
+            if is_old or (events and not self._save(events)):
                 return False
         except OutcomeUnknown as error:
             for decided in batch:
@@ -260,43 +279,47 @@ class LiveActor(AggregateMixin, PooledActor):
         except Exception:  # noqa: BLE001  # nothing is stored, perhaps because of one of them
             return False
         self._aggregate = aggregate
-        made = [event for decided in batch for event in decided.decision.events]
-        self._look_ahead(aggregate, made)
+        self._note_what_is_stored(aggregate, made)
         for decided in batch:
             decided.answer.give(decided.decision)
         return True
 
     def _execute_alone(self, command: Command, *, is_again: bool = False) -> Decision[Any]:
-        try:
-            # If a batch could not be stored some of it may have been done before.
-            first = self._receipts.find(command.terms.command_id) if is_again else None
-            if first is not None:
-                self._forget_what_is_older(first)
-                return self._receipts.repeat(first, command, self.key)
-            return self._execute(command)
-        except BaseException:
-            self._aggregate = None
-            raise
+        # If a batch could not be stored some of it may have been done before.
+        first = self._receipts.find(command.terms.command_id) if is_again else None
+        return self._execute(command) if first is None else self._repeat(first, command)
 
     def validate(self, command: Command) -> Decision[Any]:
         """Carry out a command on a copy."""
         self._flush()
-        first = self._receipts.find(command.terms.command_id)
-        if first is not None:
-            return self._receipts.repeat(first, command, self.key)
+        try:
+            first = self._receipts.find(command.terms.command_id)
+            if first is not None:
+                return self._repeat(first, command)
+            if self._aggregate is not None and self._is_old(self._aggregate.version):
+                self._aggregate = None  # what would be is decided on what is stored
+            return self._try(command)
+        finally:
+            self._leave_if_there_is_none()
+
+    def _try(self, command: Command) -> Decision[Any]:
         version = 0
         try:
             aggregate, version = self._load_or_make(command)
-        finally:
-            if version == 0:
-                self._leave()
-        return self._decide(command, copy.deepcopy(aggregate))
+            decision = self._decide(command, copy.deepcopy(aggregate), is_made=version == 0)
+        except self._refusals as error:
+            if command.terms.command_id is not None:
+                self._receipts.of_refusal(command, self.key, version, error)
+            raise
+        self._to_store(command, decision)  # which fails if a receipt cannot keep the answer
+        return decision
 
     def on_receive(self, message: object) -> None:
         """Store the batch, and take a snapshot if it says so."""
         self._flush()
         if isinstance(message, _TakeSnapshot) and self._aggregate is not None:
             self._snapshots.take(self._aggregate)
+        self._leave_if_there_is_none()
 
     def _execute(self, command: Command) -> Decision[Any]:
         for _ in range(self._attempts):
@@ -304,21 +327,21 @@ class LiveActor(AggregateMixin, PooledActor):
             version = 0
             try:
                 aggregate, version = self._load_or_make(command)
-                decision = self._decide(command, aggregate)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it goes to the caller
                 self._aggregate = None
+                decision = self._decide(command, aggregate, is_made=version == 0)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it goes to the caller
                 if was_in_memory and version and self._is_old(version):
                     continue  # another process may have given it reason to decide otherwise
                 return self._refuse(command, version, error)
+            if was_in_memory and self._is_stale(command, decision):
+                continue
             is_stored, first = self._store(command, decision)
             if is_stored:
                 self._aggregate = aggregate
-                if decision.events or not was_in_memory:
-                    self._look_ahead(aggregate, decision.events)
+                self._note_what_is_stored(aggregate, decision.events)
                 return decision
-            self._aggregate = None
             if first is not None:
-                return self._receipts.repeat(first, command, self.key)
+                return self._repeat(first, command)
             if command.must_be_new:
                 raise AggregateExists(self.key)
         raise ConcurrencyError(self.key, attempts=self._attempts)
@@ -339,7 +362,7 @@ class LiveActor(AggregateMixin, PooledActor):
         aggregate, version = self._aggregate, None
         if aggregate is None and not command.must_be_new:
             with contextlib.suppress(AggregateNotFoundError) if command.new else _NOTHING:
-                aggregate = self._aggregate = self._snapshots.load(self.key)
+                aggregate = self._load()
         if aggregate is None:
             assert command.new is not None
             aggregate, version = command.new(), 0
@@ -354,9 +377,23 @@ class LiveActor(AggregateMixin, PooledActor):
             raise ConcurrencyError(self.key, expected=expected, found=version)
         return aggregate, version
 
-    def _decide(self, command: Command, aggregate: Any) -> Decision[Any]:
+    def _load(self) -> Any:
+        aggregate = self._aggregate = self._snapshots.load(self.key)
+        self._note_that_it_exists()
+        self._look_ahead(aggregate, ())
+        return aggregate
+
+    def _decide(self, command: Command, aggregate: Any, *, is_made: bool) -> Decision[Any]:
         result = command.run(aggregate)
         events = tuple(aggregate.collect_events())
+        first = aggregate.INITIAL_VERSION
+        if is_made and not (events and events[0].originator_version == first):
+            # It would be taken for stored, and what follows would be stored without a beginning.
+            message = (
+                f"{aggregate!r} was made without the event of version {first} that creates it: "
+                "the factory must make a new one each time, that nobody has saved"
+            )
+            raise ValueError(message)
         if events and not command.stores:
             message = f"a query must not trigger events, and this one has: {events}"
             raise TypeError(message)
@@ -364,8 +401,6 @@ class LiveActor(AggregateMixin, PooledActor):
 
     def _refuse(self, command: Command, version: int, error: Exception) -> Decision[Any]:
         """Answer a command of which nothing has come but an error."""
-        if version == 0:
-            self._leave()
         command_id = command.terms.command_id
         first = self._receipts.find(command_id)
         if first is None and command_id is not None and isinstance(error, self._refusals):
@@ -373,8 +408,18 @@ class LiveActor(AggregateMixin, PooledActor):
             if not self._save([receipt]):
                 first = self._receipts.find(command_id)
         if first is not None:
-            return self._receipts.repeat(first, command, self.key)
+            return self._repeat(first, command)
         raise error
+
+    def _repeat(self, receipt: ReceiptBase[Any], command: Command) -> Decision[Any]:
+        """Answer a command that is done, and note what its receipt says of the aggregate."""
+        if receipt.aggregate_version and receipt.aggregate_id == str(self.key):
+            self._note_that_it_exists()
+            # Who has an answer from another process is to see what that has stored.
+            if self._aggregate is not None and self._aggregate.version < receipt.aggregate_version:
+                self._flush()
+                self._aggregate = None
+        return self._receipts.repeat(receipt, command, self.key)
 
     def _store(
         self, command: Command, decision: Decision[Any]
@@ -397,7 +442,7 @@ class LiveActor(AggregateMixin, PooledActor):
         """Store events, and tell whether they are stored; if not, others are at their versions.
 
         Raises:
-            OutcomeUnknown: if that cannot be found out.
+            OutcomeUnknown: if that cannot be found out, or may still change.
             Exception: what the store has failed with, if nothing is stored.
         """
         what: Any = _Events(events)
@@ -406,45 +451,77 @@ class LiveActor(AggregateMixin, PooledActor):
         except _NOT_STORED:
             raise
         except Exception as error:
+            if not isinstance(error, PersistenceError) and not self._can_be_encoded(events):
+                raise  # before anything came to the store
             try:
                 outcome = look_up(self._app.events, events)
             except Exception:  # noqa: BLE001  # the first error says more
                 raise OutcomeUnknown from error
             if outcome is Outcome.NOBODYS:
+                if self._may_store_later and isinstance(error, _NO_ANSWER):
+                    raise OutcomeUnknown from error
                 raise
-            if outcome is Outcome.OURS and not isinstance(error, IntegrityError):
+            if isinstance(error, IntegrityError):
+                is_anothers = self._inserts_once and comes_from(error, self._app.events)
+                return outcome is Outcome.OURS and not is_anothers
+            if outcome is Outcome.OURS:
                 what = "the store has failed, but the events of %r are stored"
                 log(logging.WARNING, what, self.key, error=error)
             return outcome is Outcome.OURS
         return True
 
-    def _forget_what_is_older(self, receipt: ReceiptBase[Any]) -> None:
-        """See to it that who has an answer from another process sees what that has stored."""
-        if self._aggregate is not None and self._aggregate.version < receipt.aggregate_version:
-            self._flush()
-            self._aggregate = None
+    def _can_be_encoded(self, events: Sequence[DomainEventProtocol[Any]]) -> bool:
+        try:
+            for event in events:
+                self._app.events.mapper.to_stored_event(event)
+        except Exception:  # noqa: BLE001  # whatever a transcoding may raise
+            return False
+        return True
+
+    def _is_stale(self, command: Command, decision: Decision[Any]) -> bool:
+        """Tell whether another process was faster than what has decided nothing that is saved."""
+        must_be_current = command.stores or command.terms.expected_version is not None
+        return must_be_current and not decision.events and self._is_old(decision.version)
 
     def _is_old(self, version: int) -> bool:
         recorder = self._app.events.recorder
         return bool(recorder.select_events(self.key, gt=version, limit=1))
 
+    def _note_what_is_stored(
+        self, aggregate: Any, events: Sequence[DomainEventProtocol[Any]]
+    ) -> None:
+        if events:
+            self._note_that_it_exists()
+            if aggregate is not None:  # else another command has failed on it since
+                self._look_ahead(aggregate, events)
+
     def _look_ahead(self, aggregate: Any, events: Sequence[DomainEventProtocol[Any]]) -> None:
-        """See to what may follow from a command, once it is stored: nothing of this can fail it."""
+        """See to what may follow from a command that is stored, or from what has been loaded.
+
+        Nothing of this can fail a command.
+        """
         if self._snapshots.are_due(aggregate, events):
             with contextlib.suppress(pykka.ActorDeadError):  # it is stopping
                 self.actor_ref.tell(_TakeSnapshot())
         try:
             idle = self._retirement.after(aggregate, events, self._idle)
-            if self._is_leaving or idle != self._idle:
+            if idle != self._idle:
                 self.passivate(idle)
-                self._idle, self._is_leaving = idle, False
+                self._idle = idle
         except Exception as error:  # noqa: BLE001  # the user's function
             log(logging.ERROR, "passivate_after has failed for %r", self.key, error=error)
 
-    def _leave(self) -> None:
-        """Go, as soon as nothing waits: there is no aggregate, or it cannot be loaded."""
-        self.passivate(0)
-        self._is_leaving = True
+    def _leave_if_there_is_none(self) -> None:
+        """Go, as soon as nothing waits, unless there is an aggregate, or a batch will make one."""
+        if not self._exists and not self._batch:
+            self.passivate(0)
+            self._is_leaving = True
+
+    def _note_that_it_exists(self) -> None:
+        self._exists = True
+        if self._is_leaving:
+            self.passivate(self._idle)
+            self._is_leaving = False
 
 
 def _unknown(error: OutcomeUnknown) -> OutcomeUnknown:

@@ -50,6 +50,12 @@ class Account(Aggregate):
     class Closed(Aggregate.Event):
         pass
 
+    class Noted(Aggregate.Event):
+        what: object
+
+        def apply(self, aggregate: Any) -> None:
+            pass
+
     @event(Opened)
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -89,6 +95,12 @@ class Account(Aggregate):
             msg = "it is closed already"
             raise ValueError(msg)
         self.is_closed = True
+
+    def note(self, what: object) -> None:
+        self.trigger_event(self.Noted, what=what)
+
+    def has(self, amount: Decimal) -> bool:
+        return self.balance >= amount
 
     def pair(self) -> tuple[str, Decimal]:
         return self.owner, self.balance

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
-from eventsourcing.persistence import DataError, OperationalError
+from eventsourcing.persistence import (
+    DataError,
+    OperationalError,
+    TranscodingNotRegisteredError,
+)
 
 from pykka_registry import AggregateMixin, AggregateRegistry, Undeliverable, WaitCycle
 from pykka_registry.eventsourcing import LiveAggregates, OutcomeUnknown, live_aggregates
@@ -175,6 +179,29 @@ def test_a_conflict_makes_them_go_again_one_by_one(
     assert stored(bank).balance == 13
 
 
+def test_a_batch_that_decides_nothing_rests_on_what_is_stored(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    held = Held(bank, accounts)
+
+    def rival() -> None:
+        account: Account = stored(bank)
+        account.deposit(ONE)
+        bank.save(account)
+
+    rivals = [rival]
+    futures: list[pykka.Future[Any]] = [
+        held.account.submit(Account.call, lambda: rivals and rivals.pop()()),
+        held.account.submit(Account.has, ONE),
+        held.account.using(command_id="a").submit(Account.has, ONE),
+    ]
+    held.go_on()
+    assert results(futures)[1:] == [True, True]
+    receipt = accounts.receipt("a")
+    assert receipt is not None
+    assert (receipt.result, receipt.aggregate_version) == (True, 2)
+
+
 def test_a_store_that_fails_is_not_asked_again_for_each(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:
@@ -197,6 +224,20 @@ def test_a_store_that_fails_is_not_asked_again_for_each(
     assert stored(bank).balance == 3
 
 
+def test_one_whose_event_cannot_be_encoded_fails_alone(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    held = Held(bank, accounts)
+    futures: list[pykka.Future[Any]] = [
+        *held.deposit(1),
+        held.account.submit(Account.note, object()),
+        *held.deposit(1),
+    ]
+    held.go_on()
+    assert results(futures) == [1, TranscodingNotRegisteredError, 2]
+    assert stored(bank).balance == 2
+
+
 def test_one_that_the_store_refuses_fails_alone(
     bank: Bank, accounts: LiveAggregates[Account]
 ) -> None:
@@ -206,6 +247,32 @@ def test_one_that_the_store_refuses_fails_alone(
     held.go_on()
     assert results(futures) == [DataError, 1, 2]
     assert stored(bank).balance == 2
+
+
+def test_one_that_creates_is_created_though_the_batch_has_failed(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    gate = Gate()
+
+    def slow() -> Account:
+        gate.pass_through()
+        return Account("Ada")
+
+    # A dry run keeps it busy, and leaves nothing.
+    busy = Caller(accounts.ref(ADA).or_create(slow).validate, Account.deposit, ONE)
+    gate.wait_until_reached()
+    insertions = Insertions(bank.recorder)
+    insertions.before.append(failing(OSError("a hiccup")))
+    callers: list[Caller[LiveRef[Account]]] = []
+    for _ in range(2):
+        callers.append(Caller(accounts.get_or_create, Account, "Ada"))
+        poll(lambda: len(waiting(accounts)) >= len(callers))
+    gate.open()
+    assert busy.result.result == 1
+    assert {caller.result.id for caller in callers} == {ADA}
+    assert stored(bank).version == 1
+    assert accounts.ref(ADA).call(Account.deposit, ONE) == 1
+    assert stored(bank).version == 2
 
 
 def test_what_was_done_before_is_answered_without_deciding_it_again(

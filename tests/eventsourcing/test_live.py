@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -183,6 +184,9 @@ def test_what_is_no_method_is_refused_with_the_fix(accounts: LiveAggregates[Acco
     wrong = Account("Eve").deposit
     with pytest.raises(TypeError, match=r"bound to one object: pass Account\.deposit"):
         account.call(wrong, Decimal(1))
+    wrong = Account("Eve").close  # a method that the library has made
+    with pytest.raises(TypeError, match=r"bound to one object: pass Account\.close"):
+        account.call(wrong)
     with pytest.raises(TypeError, match="timeout must be a number"):
         account.using(timeout="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="patience"):
@@ -216,6 +220,25 @@ def test_options_add_up_and_a_timeout_ends_the_wait(accounts: LiveAggregates[Acc
     held.get()
     assert account.query(balance) == 0  # the command has expired
     assert patient.using(timeout=None).call(Account.deposit, Decimal(1)) == 1
+
+
+def test_what_nobody_blocks_on_does_not_expire(accounts: LiveAggregates[Account]) -> None:
+    account = accounts.create(Account, "Ada")
+    gate = Gate()
+    held = account.submit(Account.call, gate.pass_through)
+    gate.wait_until_reached()
+    hasty = account.using(timeout=0.01)
+    submitted = hasty.submit(Account.deposit, Decimal(1))
+    dispatched = hasty.dispatch(Account.deposit, Decimal(2))
+    for future in (submitted, dispatched):
+        with pytest.raises(pykka.Timeout):
+            future.get()
+    for timeout in (0, -1):
+        with pytest.raises(pykka.Timeout):
+            account.using(timeout=timeout).call(Account.deposit, Decimal(4))
+    gate.open()
+    held.get()
+    assert account.query(balance) == 3
 
 
 def test_the_registry_has_its_policies_and_ends_with_the_block(bank: Bank) -> None:
@@ -297,6 +320,75 @@ def test_an_actor_that_finds_none_stays_if_one_is_created_before_it_goes(
         lost.get()
     assert found.get() == 2
     assert accounts.registry.stats().activations == 1
+    assert ADA in accounts.registry
+
+
+def test_no_actor_is_left_of_one_that_is_absent_whatever_was_tried(bank: Bank) -> None:
+    refusals = [Refusal, AggregateNotFoundError]
+    insertions = Insertions(bank.recorder)
+    with (
+        live_aggregates(bank, Account, refusals=refusals) as accounts,
+        live_aggregates(bank, Dog) as dogs,
+    ):
+        taken = accounts.create(Account, "Eve").using(command_id="taken")
+        taken.call(Account.deposit, Decimal(1))
+        taken.stop()
+        commands: list[tuple[type[Exception], Callable[[LiveRef[Account]], object]]] = [
+            (CommandIdReused, lambda ref: ref.using(command_id="taken").call(Account.close)),
+            (CommandIdReused, lambda ref: ref.using(command_id="taken").validate(Account.close)),
+            (AggregateNotFoundError, lambda ref: ref.using(command_id="a").call(Account.close)),
+            (AggregateNotFoundError, lambda ref: ref.using(command_id="a").call(Account.close)),
+            (AggregateNotFoundError, lambda ref: ref.using(command_id="a").validate(Account.close)),
+            (AggregateNotFoundError, lambda ref: ref.query(balance)),
+            (ConcurrencyError, lambda ref: ref.using(expected_version=1).call(Account.close)),
+            (OperationalError, lambda _: accounts.create(Account, "Ada")),
+            (OperationalError, lambda ref: ref.call(Account.close)),
+            (Overdrawn, lambda ref: ref.call(Account.withdraw, Decimal(1))),
+            (Overdrawn, lambda ref: ref.validate(Account.withdraw, Decimal(1))),
+        ]
+        for number, (error, command) in enumerate(commands):
+            ref = accounts.ref(ADA)
+            if error in (ConcurrencyError, OperationalError, Overdrawn):
+                ref = ref.or_create(Account, "Ada")
+            insertions.before += [failing(OperationalError("down"))] * (error is OperationalError)
+            with pytest.raises(error):
+                command(ref)
+            assert insertions.before == []
+            poll(lambda: accounts.registry.stats().live == 0)
+            assert ADA not in accounts.registry, number
+        for _ in range(2):  # the second Fido is another, who will not be
+            fido = dogs.using(command_id="b").create(Dog, "Fido")
+        poll(lambda: dogs.registry.stats().live == 1)
+        assert fido.id in dogs.registry
+
+
+class Dog(Aggregate):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def test_one_that_exists_stays_where_it_is_whatever_was_refused(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    account.using(command_id="a").call(Account.deposit, Decimal(1))
+    reads = count_reads(bank.recorder)
+    with pytest.raises(AggregateExists):
+        accounts.create(Account, "Ada")
+    assert account.query(balance) == 1
+    assert reads == []
+    with pytest.raises(ConcurrencyError):
+        account.using(expected_version=9).call(Account.close)
+    assert account.query(balance) == 1
+    assert len(reads) == 1  # the caller may have known more
+    assert accounts.registry.stats().activations == 1
+    account.stop()
+    # What is known to exist need not be in memory to stay.
+    assert account.using(command_id="a").call(Account.deposit, Decimal(1)) == 1
+    with pytest.raises(ConcurrencyError):
+        account.using(expected_version=9).call(Account.close)
+    assert account.using(command_id="a").call(Account.deposit, Decimal(1)) == 1
+    assert accounts.registry.stats().activations == 2
     assert ADA in accounts.registry
 
 
@@ -398,16 +490,40 @@ def test_a_failed_load_serves_nobody(bank: Bank, accounts: LiveAggregates[Accoun
 
 
 def test_an_aggregate_of_another_class_is_refused(bank: Bank) -> None:
-    class Dog(Aggregate):
-        pass
-
-    dog = Dog()
+    dog = Dog("Fido")
     bank.save(dog)
     with (
         live_aggregates(bank, Account) as accounts,
         pytest.raises(TypeError, match="is a Dog, not a Account"),
     ):
         accounts.ref(dog.id).query(balance)
+
+
+def test_what_is_made_must_be_new(bank: Bank, accounts: LiveAggregates[Account]) -> None:
+    spent, gone_on = Account("Ada"), Account("Ada")
+    spent.collect_events()
+    gone_on.collect_events()
+    gone_on.deposit(Decimal(1))
+    for made in (spent, gone_on):
+        factory = partial(copy.copy, made)
+        account = accounts.ref(ADA).or_create(factory)
+        for method in (account.call, account.validate):
+            with pytest.raises(ValueError, match="without the event of version 1"):
+                method(Account.deposit, Decimal(1))
+        with pytest.raises(ValueError, match="without the event of version 1"):
+            accounts.create(factory)
+    assert bank.recorder.max_notification_id() is None
+    poll(lambda: accounts.registry.stats().live == 0)
+
+
+def test_what_a_factory_keeps_is_not_the_live_one(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    mine = Account("Ada")
+    account = accounts.create(lambda: mine)
+    account.call(Account.deposit, Decimal(1))
+    assert mine.balance == 0
+    assert stored(bank).balance == 1
 
 
 # Others write, too.
@@ -432,6 +548,55 @@ def test_a_refusal_rests_on_what_is_stored(bank: Bank, accounts: LiveAggregates[
     assert account.call(Account.withdraw, Decimal(5)) == 0
     with pytest.raises(Overdrawn):
         account.call(Account.withdraw, Decimal(5))
+
+
+def test_a_decision_without_events_rests_on_what_is_stored(
+    store: Store,
+) -> None:
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        for number in (1, 2):
+            elsewhere(bank, Decimal(5))
+            assert account.call(Account.has, Decimal(5 * number))
+        elsewhere(bank, Decimal(5))
+        command = account.using(command_id="a")
+        assert command.call(Account.has, Decimal(15))
+        assert command.call(Account.has, Decimal(15))
+        receipt = accounts.receipt("a")
+        assert receipt is not None
+        assert (receipt.result, receipt.aggregate_version) == (True, 4)
+        reads = count_reads(bank.recorder)
+        assert account.call(Account.has, Decimal(15))
+        assert account.query(balance) == 15
+        assert len(reads) == 1  # a look at what comes after it, for the command
+
+
+def test_a_decision_without_events_is_made_again_if_another_was_faster(bank: Bank) -> None:
+    with live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        times: list[bool] = []
+
+        class Rival(Decimal):
+            def __le__(self, other: Any) -> bool:
+                elsewhere(bank, Decimal(5))
+                times.append(super().__le__(other))
+                return times[-1]
+
+        # What has just been loaded is not looked at again, whoever comes then.
+        assert account.call(Account.has, Rival(1))
+        assert times == [False, True]
+
+
+def test_a_query_that_expects_a_version_has_it(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    account = accounts.create(Account, "Ada")
+    assert account.using(expected_version=1).query(balance) == 0
+    elsewhere(bank, Decimal(5))
+    assert account.query(balance) == 0  # it is in memory
+    with pytest.raises(ConcurrencyError, match="at version 2, and the caller expects 1"):
+        account.using(expected_version=1).query(balance)
+    assert account.using(expected_version=2).query(balance) == 5
 
 
 def test_a_command_is_decided_again_so_often_and_no_more(bank: Bank) -> None:
@@ -513,3 +678,15 @@ def test_an_application_may_have_a_cache_of_its_own(popo: Store) -> None:
         assert account.call(Account.deposit, Decimal(1)) == 1
         assert shared.balance == 0
         assert stored(bank).balance == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"), [("5", TypeError), (True, TypeError), (1.0, TypeError), (-1, ValueError)]
+)
+def test_an_expected_version_is_a_whole_number(
+    wrong: Any, error: type[Exception], accounts: LiveAggregates[Account]
+) -> None:
+    with pytest.raises(error, match="expected_version must be"):
+        accounts.ref(ADA).using(expected_version=wrong)
+    with pytest.raises(error, match="expected_version must be"):
+        accounts.using(expected_version=wrong)

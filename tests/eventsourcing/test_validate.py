@@ -71,6 +71,41 @@ def test_it_raises_what_would_be_raised(accounts: LiveAggregates[Account]) -> No
     assert accounts.ref(ADA).query(balance) == 0
 
 
+def test_it_fails_where_a_receipt_could_not_be_kept(accounts: LiveAggregates[Account]) -> None:
+    def refuse() -> None:
+        raise Refusal((1, 2))
+
+    account = accounts.create(Account, "Ada")
+    command = account.using(command_id="a")
+    with pytest.raises(TypeError, match="pair has returned"):
+        command.validate(Account.pair)
+    with pytest.raises(TypeError, match="call has raised Refusal with argument 1"):
+        command.validate(Account.call, refuse)
+    assert account.validate(Account.pair).result == ("Ada", Decimal(0))
+    with pytest.raises(Refusal):
+        account.validate(Account.call, refuse)
+    assert command.validate(Account.deposit, Decimal(5)).result == 5
+
+
+def test_it_rests_on_what_is_stored(bank: Bank, accounts: LiveAggregates[Account]) -> None:
+    account = accounts.create(Account, "Ada")
+    assert account.call(Account.deposit, Decimal(1)) == 1
+
+    def elsewhere() -> None:
+        theirs: Account = stored(bank)
+        theirs.deposit(Decimal(5))
+        bank.save(theirs)
+
+    elsewhere()
+    assert account.validate(Account.withdraw, Decimal(6)).version == 4
+    elsewhere()
+    assert account.validate(Account.has, Decimal(11)).result
+    elsewhere()
+    with pytest.raises(ConcurrencyError):
+        account.using(expected_version=4).validate(Account.has, Decimal(1))
+    assert account.validate(Account.deposit, Decimal(1)).version == 6
+
+
 def test_it_leaves_no_actor_of_one_that_does_not_exist(accounts: LiveAggregates[Account]) -> None:
     account = accounts.ref(ADA)
     with pytest.raises(AggregateNotFoundError):
