@@ -16,7 +16,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pykka
 from eventsourcing.application import AggregateNotFoundError
 from eventsourcing.persistence import (
     DataError,
@@ -225,11 +224,15 @@ class LiveActor(AggregateMixin, PooledActor):
 
     def _remind(self) -> bool:
         """Have the batch stored in any case: those that wait may give up, and then nobody comes."""
-        try:
-            self.actor_ref.tell(_Flush())
-        except pykka.ActorDeadError:  # pragma: no cover  # it is about to end
-            return False
-        return True
+        return self._tell_myself(_Flush())
+
+    def _tell_myself(self, message: object) -> bool:
+        """Put a message behind those that wait; false if the actor is about to end.
+
+        Nobody waits for the answer. But what is asked and not answered is no dead letter.
+        """
+        answer: Any = self.actor_ref.ask(message, block=False)
+        return not answer.done()
 
     def on_stop(self) -> None:
         """Store what is decided."""
@@ -490,8 +493,7 @@ class LiveActor(AggregateMixin, PooledActor):
         Nothing of this can fail a command.
         """
         if self._snapshots.are_due(aggregate, events):
-            with contextlib.suppress(pykka.ActorDeadError):  # it is stopping
-                self.actor_ref.tell(_TakeSnapshot())
+            self._tell_myself(_TakeSnapshot())
         try:
             idle = self._retirement.after(aggregate, events, self._idle)
             if idle != self._idle:
