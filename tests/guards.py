@@ -1454,6 +1454,20 @@ GUARDS = [
         "tests/eventsourcing/test_batches.py -k no_dead_letter",
     ),
     Guard(
+        "live: what has been loaded goes by its last event",
+        "eventsourcing/_turn.py",
+        "events[-1] if events else self._last_event(aggregate.version)",
+        "events[-1] if events else None",
+        "tests/eventsourcing/test_retirement.py -k rule_of_the_last_event",
+    ),
+    Guard(
+        "live: passivate_after sees what is stored",
+        "eventsourcing/_turn.py",
+        "            self._aggregate = None\n            decision",
+        "            decision",
+        "tests/eventsourcing/test_retirement.py -k no_function_sees",
+    ),
+    Guard(
         "live: who waits for a batch waits for its aggregate",
         "eventsourcing/_turn.py",
         "        owe(self, answer)\n",

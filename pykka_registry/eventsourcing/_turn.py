@@ -495,12 +495,20 @@ class LiveActor(AggregateMixin, PooledActor):
         if self._snapshots.are_due(aggregate, events):
             self._tell_myself(_TakeSnapshot())
         try:
-            idle = self._retirement.after(aggregate, events, self._idle)
+            last = events[-1] if events else self._last_event(aggregate.version)
+            idle = self._retirement.after(aggregate, last)
             if idle != self._idle:
                 self.passivate(idle)
                 self._idle = idle
-        except Exception as error:  # noqa: BLE001  # the user's function
-            log(logging.ERROR, "passivate_after has failed for %r", self.key, error=error)
+        except Exception as error:  # noqa: BLE001  # the user's function, or the store
+            what = "passivate_on or passivate_after has failed for %r"
+            log(logging.ERROR, what, self.key, error=error)
+
+    def _last_event(self, version: int) -> DomainEventProtocol[Any] | None:
+        """Read the event of a version, if there are rules that ask for it."""
+        if not self._retirement.has_rules:
+            return None
+        return next(self._app.events.get(self.key, gt=version - 1, lte=version), None)
 
     def _leave_if_there_is_none(self) -> None:
         """Go, as soon as nothing waits, unless there is an aggregate, or a batch will make one."""
