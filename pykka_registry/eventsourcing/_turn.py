@@ -40,6 +40,7 @@ from pykka_registry.eventsourcing._exceptions import (
 )
 from pykka_registry.eventsourcing._group_commit import own
 from pykka_registry.eventsourcing._outcome import Outcome, comes_from, look_up
+from pykka_registry.eventsourcing._receipts import ReceiptBase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from eventsourcing.application import Application
     from eventsourcing.domain import DomainEventProtocol
 
-    from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
+    from pykka_registry.eventsourcing._receipts import Receipts
     from pykka_registry.eventsourcing._retirement import Retirement
     from pykka_registry.eventsourcing._snapshots import Snapshots
 
@@ -85,11 +86,18 @@ class _Events:
     store it.
     """
 
-    id = None
-    """No aggregate's, so that no event counts as one of an aggregate that is saved."""
+    # No settings of snapshots are about this class, so the application takes none by its id.
 
-    def __init__(self, events: Sequence[DomainEventProtocol[Any]]) -> None:
+    def __init__(self, aggregate_id: Any, events: Sequence[DomainEventProtocol[Any]]) -> None:
+        self.id = aggregate_id
+        """The aggregate's, for a `save` of the application's own that looks at what it is given."""
         self._events = events
+
+    @property
+    def version(self) -> int:
+        """The version that the aggregate has by the events."""
+        last = self._events[-1]
+        return last.aggregate_version if isinstance(last, ReceiptBase) else last.originator_version
 
     def collect_events(self) -> Sequence[DomainEventProtocol[Any]]:
         """Return the events; the library calls it."""
@@ -437,7 +445,7 @@ class LiveActor(AggregateMixin, PooledActor):
             OutcomeUnknown: if that cannot be found out, or may still change.
             Exception: what the store has failed with, if nothing is stored.
         """
-        what: Any = _Events(events)
+        what: Any = _Events(self.key, events)
         try:
             self._app.save(what)
         except _NOT_STORED:
