@@ -22,3 +22,4 @@ def test_the_code_on_the_page_runs(
     namespace: dict[str, Any] = {"__name__": "docs"}
     for block in blocks:
         exec(compile(block, page, "exec"), namespace)  # noqa: S102  # our own code
+    assert list(tmp_path.iterdir()) == []  # that would be in its way the second time
