@@ -1246,8 +1246,8 @@ GUARDS = [
     Guard(
         "live: a batch is stored even if those that are behind it give up",
         "eventsourcing/_turn.py",
-        "            self.actor_ref.tell(_Flush())\n",
-        "            pass\n",
+        "        return self._tell_myself(_Flush())\n",
+        "        return True\n",
         "tests/eventsourcing/test_batches.py -k give_up",
     ),
     Guard(
@@ -1501,6 +1501,27 @@ GUARDS = [
         "self._may_store_later and isinstance(error, _NO_ANSWER):",
         "False:",
         "tests/eventsourcing/test_lost_acknowledgements.py -k was_not_stored",
+    ),
+    Guard(
+        "live: what an actor reminds itself of is no dead letter",
+        "eventsourcing/_turn.py",
+        "        answer: Any = self.actor_ref.ask(message, block=False)\n        return not answer.done()\n",
+        "        self.actor_ref.tell(message)\n        return True\n",
+        "tests/eventsourcing/test_batches.py -k no_dead_letter",
+    ),
+    Guard(
+        "live: what has been loaded goes by its last event",
+        "eventsourcing/_turn.py",
+        "events[-1] if events else self._last_event(aggregate.version)",
+        "events[-1] if events else None",
+        "tests/eventsourcing/test_retirement.py -k rule_of_the_last_event",
+    ),
+    Guard(
+        "live: passivate_after sees what is stored",
+        "eventsourcing/_turn.py",
+        "            self._aggregate = None\n            decision",
+        "            decision",
+        "tests/eventsourcing/test_retirement.py -k no_function_sees",
     ),
     Guard(
         "live: who waits for a batch waits for its aggregate",

@@ -96,8 +96,8 @@ def live_aggregates(  # noqa: PLR0913  # each is a word of its own
             function may define them.
         retries: How often at most a command is decided again, because another process was faster.
         passivate_on: After how many seconds without a message an aggregate is passivated, by the
-            class of its last event, or a base of it; `None` for never. An event without a rule
-            takes the last one's back.
+            class of its last event, or a base of it; `None` for never. The last event alone
+            decides, and decides again when the aggregate is loaded, for which it is read.
         passivate_after: The same as a function of the aggregate, which is called whenever that has
             been loaded or has changed, and no rule of `passivate_on` holds.
         name: How the registry is called in logs and errors; by default after the class.

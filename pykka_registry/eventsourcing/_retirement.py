@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pykka_registry._checks import check_callable, check_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from eventsourcing.domain import DomainEventProtocol
 
@@ -18,7 +18,7 @@ __all__ = ["Retirement"]
 class Retirement:
     """After how many seconds without a message an aggregate is passivated.
 
-    The rule of the last event that has one holds; else what the function of the state says; else
+    The rule of the last event holds, if it has one; else what the function of the state says; else
     the registry's `idle`.
     """
 
@@ -35,23 +35,22 @@ class Retirement:
         self._on = dict(on or {})
         self._after = after
 
-    def after(
-        self, aggregate: Any, events: Sequence[DomainEventProtocol[Any]], now: float | None
-    ) -> float | None:
-        """Return it for an aggregate that has just been loaded, or has just stored these events.
+    @property
+    def has_rules(self) -> bool:
+        """Whether events say anything."""
+        return bool(self._on)
+
+    def after(self, aggregate: Any, last: DomainEventProtocol[Any] | None) -> float | None:
+        """Return it for an aggregate.
 
         Args:
-            aggregate: The aggregate.
-            events: Its new events.
-            now: What holds so far, which stays if nothing speaks against it.
+            aggregate: The aggregate, as it is stored.
+            last: Its last event; `None` if that is not known, and there are no rules.
         """
-        for event in reversed(events) if self._on else ():
-            for cls in type(event).__mro__:  # of a class and its bases, the nearest rule
-                if cls in self._on:
-                    return self._on[cls]
-        if self._after is not None:
-            return self._after(aggregate)
-        return self.idle if events else now
+        for cls in type(last).__mro__ if self._on else ():  # of a class and its bases, the nearest
+            if cls in self._on:
+                return self._on[cls]
+        return self.idle if self._after is None else self._after(aggregate)
 
 
 def _check_rules(rules: object) -> None:

@@ -16,7 +16,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pykka
 from eventsourcing.application import AggregateNotFoundError
 from eventsourcing.persistence import (
     DataError,
@@ -41,6 +40,7 @@ from pykka_registry.eventsourcing._exceptions import (
 )
 from pykka_registry.eventsourcing._group_commit import own
 from pykka_registry.eventsourcing._outcome import Outcome, comes_from, look_up
+from pykka_registry.eventsourcing._receipts import ReceiptBase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from eventsourcing.application import Application
     from eventsourcing.domain import DomainEventProtocol
 
-    from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
+    from pykka_registry.eventsourcing._receipts import Receipts
     from pykka_registry.eventsourcing._retirement import Retirement
     from pykka_registry.eventsourcing._snapshots import Snapshots
 
@@ -86,11 +86,18 @@ class _Events:
     store it.
     """
 
-    id = None
-    """No aggregate's, so that no event counts as one of an aggregate that is saved."""
+    # No settings of snapshots are about this class, so the application takes none by its id.
 
-    def __init__(self, events: Sequence[DomainEventProtocol[Any]]) -> None:
+    def __init__(self, aggregate_id: Any, events: Sequence[DomainEventProtocol[Any]]) -> None:
+        self.id = aggregate_id
+        """The aggregate's, for a `save` of the application's own that looks at what it is given."""
         self._events = events
+
+    @property
+    def version(self) -> int:
+        """The version that the aggregate has by the events."""
+        last = self._events[-1]
+        return last.aggregate_version if isinstance(last, ReceiptBase) else last.originator_version
 
     def collect_events(self) -> Sequence[DomainEventProtocol[Any]]:
         """Return the events; the library calls it."""
@@ -225,11 +232,15 @@ class LiveActor(AggregateMixin, PooledActor):
 
     def _remind(self) -> bool:
         """Have the batch stored in any case: those that wait may give up, and then nobody comes."""
-        try:
-            self.actor_ref.tell(_Flush())
-        except pykka.ActorDeadError:  # pragma: no cover  # it is about to end
-            return False
-        return True
+        return self._tell_myself(_Flush())
+
+    def _tell_myself(self, message: object) -> bool:
+        """Put a message behind those that wait; false if the actor is about to end.
+
+        Nobody waits for the answer. But what is asked and not answered is no dead letter.
+        """
+        answer: Any = self.actor_ref.ask(message, block=False)
+        return not answer.done()
 
     def on_stop(self) -> None:
         """Store what is decided."""
@@ -445,7 +456,7 @@ class LiveActor(AggregateMixin, PooledActor):
             OutcomeUnknown: if that cannot be found out, or may still change.
             Exception: what the store has failed with, if nothing is stored.
         """
-        what: Any = _Events(events)
+        what: Any = _Events(self.key, events)
         try:
             self._app.save(what)
         except _NOT_STORED:
@@ -501,15 +512,22 @@ class LiveActor(AggregateMixin, PooledActor):
         Nothing of this can fail a command.
         """
         if self._snapshots.are_due(aggregate, events):
-            with contextlib.suppress(pykka.ActorDeadError):  # it is stopping
-                self.actor_ref.tell(_TakeSnapshot())
+            self._tell_myself(_TakeSnapshot())
         try:
-            idle = self._retirement.after(aggregate, events, self._idle)
+            last = events[-1] if events else self._last_event(aggregate.version)
+            idle = self._retirement.after(aggregate, last)
             if idle != self._idle:
                 self.passivate(idle)
                 self._idle = idle
-        except Exception as error:  # noqa: BLE001  # the user's function
-            log(logging.ERROR, "passivate_after has failed for %r", self.key, error=error)
+        except Exception as error:  # noqa: BLE001  # the user's function, or the store
+            what = "passivate_on or passivate_after has failed for %r"
+            log(logging.ERROR, what, self.key, error=error)
+
+    def _last_event(self, version: int) -> DomainEventProtocol[Any] | None:
+        """Read the event of a version, if there are rules that ask for it."""
+        if not self._retirement.has_rules:
+            return None
+        return next(self._app.events.get(self.key, gt=version - 1, lte=version), None)
 
     def _leave_if_there_is_none(self) -> None:
         """Go, as soon as nothing waits, unless there is an aggregate, or a batch will make one."""

@@ -23,6 +23,7 @@ from tests.eventsourcing.accounts import (
     Insertions,
     Overdrawn,
     Refusal,
+    SnapshottingBank,
     balance,
     count_reads,
     failing,
@@ -355,6 +356,21 @@ def test_those_that_are_decided_are_stored_when_it_stops(
     assert results(futures) == [1, 2]
     assert stopped.get()
     assert held.insertions.sizes == [2]
+
+
+def test_what_an_actor_reminds_itself_of_is_no_dead_letter(popo: Store) -> None:
+    with (
+        open_bank(popo, SnapshottingBank) as bank,
+        live_aggregates(bank, Account) as accounts,
+    ):
+        held = Held(bank, accounts)
+        futures = held.deposit(4)  # the last of them asks for a snapshot
+        stopped = held.account.stop(block=False)
+        held.go_on()
+        assert results(futures) == [1, 2, 3, 4]
+        assert stopped.get()
+        assert accounts.drain() == []
+        assert sum(accounts.registry.stats().dead_letters.values()) == 0
 
 
 def test_a_long_queue_is_stored_in_several(bank: Bank, accounts: LiveAggregates[Account]) -> None:

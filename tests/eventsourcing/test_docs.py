@@ -24,3 +24,4 @@ def test_the_code_on_the_page_runs(
     monkeypatch.setitem(sys.modules, "docs", module)
     for block in blocks:
         exec(compile(block, page, "exec"), vars(module))  # noqa: S102  # our own code
+    assert list(tmp_path.iterdir()) == []  # that would be in its way the second time

@@ -46,6 +46,8 @@ from tests.support import Gate, poll
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from eventsourcing.utils import EnvType
+
     from tests.eventsourcing.support import Store
 
 
@@ -524,6 +526,32 @@ def test_what_a_factory_keeps_is_not_the_live_one(
     account.call(Account.deposit, Decimal(1))
     assert mine.balance == 0
     assert stored(bank).balance == 1
+
+
+class AuditedBank(Bank):
+    name = "Bank"
+
+    def __init__(self, env: EnvType | None = None) -> None:
+        super().__init__(env)
+        self.saved: list[tuple[UUID, int]] = []
+
+    def save(self, *objs: Any, **kwargs: Any) -> list[Any]:
+        self.saved += [(obj.id, obj.version) for obj in objs]
+        return super().save(*objs, **kwargs)
+
+
+def test_an_application_may_look_at_what_it_saves(popo: Store) -> None:
+    with (
+        open_bank(popo, AuditedBank) as bank,
+        live_aggregates(bank, Account, refusals=[Refusal]) as accounts,
+    ):
+        account = accounts.create(Account, "Ada")
+        account.call(Account.move, [Decimal(1), Decimal(1)])
+        account.using(command_id="a").call(Account.deposit, Decimal(1))
+        with pytest.raises(Overdrawn):
+            account.using(command_id="b").call(Account.withdraw, Decimal(9))
+        account.using(command_id="c").call(Account.has, Decimal(9))
+        assert bank.saved == [(ADA, version) for version in (1, 3, 4, 4, 4)]
 
 
 # Others write, too.

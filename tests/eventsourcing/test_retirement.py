@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from eventsourcing.domain import Aggregate
+from eventsourcing.persistence import OperationalError
 
 from pykka_registry import EndReason
 from pykka_registry.eventsourcing import LiveAggregates, live_aggregates
-from tests.eventsourcing.accounts import ADA, Account, Bank, balance, failing, open_bank, stored
-from tests.support import poll
+from tests.eventsourcing.accounts import (
+    ADA,
+    Account,
+    Bank,
+    balance,
+    count_reads,
+    failing,
+    open_bank,
+    stored,
+)
+from tests.support import Gate, poll
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -38,16 +48,91 @@ def test_the_rule_of_the_last_event_holds(bank: Bank) -> None:
             account.call(Account.move, [Decimal(amount)])
         account.call(Account.close)
         poll(lambda: has_gone(accounts))
-        assert account.query(balance) == 9  # and it comes back, to stay
+        assert account.query(balance) == 9  # it comes back, and the rule still holds
+        poll(lambda: has_gone(accounts))
+        assert accounts.registry.stats().ends[EndReason.OWN_WORD] == 2
+        elsewhere: Account = stored(bank)
+        elsewhere.deposit(Decimal(1))
+        bank.save(elsewhere)
+        reads = count_reads(bank.recorder)
+        assert account.query(balance) == account.query(balance) == 10
         assert ADA in accounts.registry
-        assert accounts.registry.stats().ends[EndReason.OWN_WORD] == 1
+        assert reads == [None, 5]  # the account, and its last event
+
+
+def test_only_the_last_event_decides(bank: Bank) -> None:
+    rules = {Account.Withdrawn: 0}
+    with live_aggregates(bank, Account, passivate_on=rules) as accounts:
+        account = accounts.create(Account, "Ada")
+        account.call(Account.move, [Decimal(5), Decimal(-1), Decimal(1)])
+        assert account.query(balance) == 5
+        gate = Gate()
+        busy = account.submit(Account.call, gate.pass_through)
+        gate.wait_until_reached()
+        amounts = [Decimal(-1), Decimal(1)]
+        together = [account.submit(Account.move, [amount]) for amount in amounts]
+        gate.open()
+        for future in (busy, *together):
+            future.get(timeout=60)
+        assert account.query(balance) == 5
+        assert accounts.registry.stats().activations == 1
+        assert ADA in accounts.registry
+        account.call(Account.move, [Decimal(1), Decimal(-1)])
+        poll(lambda: has_gone(accounts))
+
+
+def test_a_rule_that_cannot_be_looked_up_changes_nothing(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = {Account.Opened: 0}
+    with live_aggregates(bank, Account, idle=600, passivate_on=rules) as accounts:
+        bank.save(Account("Ada"))
+        select = bank.recorder.select_events
+
+        def select_all(*args: Any, **kwargs: Any) -> Any:
+            if kwargs["lte"] is not None:
+                raise OperationalError
+            return select(*args, **kwargs)
+
+        vars(bank.recorder)["select_events"] = select_all
+        assert accounts.ref(ADA).query(balance) == 0
+        assert ADA in accounts.registry
+    assert "passivate_on or passivate_after has failed" in caplog.text
+
+
+def test_no_function_sees_what_is_not_stored(bank: Bank) -> None:
+    seen: list[tuple[Decimal, int]] = []
+
+    def look(account: Account) -> float:
+        seen.append((account.balance, account.version))
+        return 600
+
+    with live_aggregates(bank, Account, passivate_after=look) as accounts:
+        account = accounts.create(Account, "Ada")
+        gate = Gate()
+        busy = account.submit(Account.call, gate.pass_through)
+        gate.wait_until_reached()
+        ones: list[Any] = [
+            account.submit(Account.move, [Decimal(amount) for amount in amounts])
+            for amounts in ((1,), (1000, 0), (1,))
+        ]
+        gate.open()
+        busy.get(timeout=60)
+        ones[0].get(timeout=60)
+        with pytest.raises(ValueError, match="missing"):
+            ones[1].get(timeout=60)
+        ones[2].get(timeout=60)
+        with pytest.raises(ValueError, match="missing"):
+            account.call(Account.move, [Decimal(1000), Decimal(0)])
+        assert account.query(balance) == 2
+    assert set(seen) == {(Decimal(0), 1), (Decimal(1), 2), (Decimal(2), 3)}
 
 
 def test_a_later_decision_takes_the_word_back(bank: Bank) -> None:
     rules = {Account.Withdrawn: 0}
     with live_aggregates(bank, Account, passivate_on=rules) as accounts:
         account = accounts.create(Account, "Ada")
-        account.call(Account.move, [Decimal(5), Decimal(-1), Decimal(1)])
+        account.call(Account.move, [Decimal(5), Decimal(1), Decimal(-1)])
         poll(lambda: has_gone(accounts))
         # Both wait for the same incarnation, so the second finds it.
         first = account.submit(Account.withdraw, Decimal(1))
