@@ -51,17 +51,20 @@ def inserts_once(app: Application[Any]) -> bool:
     Nobody knows that of a class that others have written: it may try again, as the library's
     recorder for PostgreSQL does.
     """
-    if type(app).save is not Application.save:
+    cls: Any = type(app)
+    library: Any = Application
+    if cls.save is not library.save:
         return False
     return all(type(recorder).__module__ in _INSERT_ONCE for recorder in _recorders(app))
 
 
 def comes_from(error: Exception, store: EventStore[Any]) -> bool:
     """Tell whether a store has raised an error, and not what an application does after a save."""
+    cls: Any = EventStore
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
-        if frame.f_code is EventStore.put.__code__ and frame.f_locals["self"] is store:
+        if frame.f_code is cls.put.__code__ and frame.f_locals["self"] is store:
             return True
         traceback = traceback.tb_next
     return False
