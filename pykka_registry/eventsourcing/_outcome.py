@@ -51,7 +51,7 @@ def inserts_once(app: Application[Any]) -> bool:
     Nobody knows that of a class that others have written: it may try again, as the library's
     recorder for PostgreSQL does.
     """
-    if type(app).save is not Application.save:
+    if type(app).save is not Application[Any].save:
         return False
     return all(type(recorder).__module__ in _INSERT_ONCE for recorder in _recorders(app))
 
@@ -61,7 +61,7 @@ def comes_from(error: Exception, store: EventStore[Any]) -> bool:
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
-        if frame.f_code is EventStore.put.__code__ and frame.f_locals["self"] is store:
+        if frame.f_code is EventStore[Any].put.__code__ and frame.f_locals["self"] is store:
             return True
         traceback = traceback.tb_next
     return False

@@ -336,8 +336,9 @@ def test_no_actor_is_left_of_one_that_is_absent_whatever_was_tried(bank: Bank) -
             assert insertions.before == []
             poll(lambda: accounts.registry.stats().live == 0)
             assert ADA not in accounts.registry, number
-        for _ in range(2):  # the second Fido is another, who will not be
-            fido = dogs.using(command_id="b").create(Dog, "Fido")
+        fido = dogs.using(command_id="b").create(Dog, "Fido")
+        # This one is another, who will not be.
+        assert dogs.using(command_id="b").create(Dog, "Fido") == fido
         poll(lambda: dogs.registry.stats().live == 1)
         assert fido.id in dogs.registry
 
