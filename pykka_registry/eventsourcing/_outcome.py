@@ -94,6 +94,15 @@ def look_up(store: EventStore[Any], events: Iterable[DomainEventProtocol[Any]]) 
     What is compared is what is stored, its timestamps with it. An encrypted state is decrypted
     first, for it is another one each time.
     """
+    outcomes = _look(store, events)
+    if outcomes == {Outcome.OURS, Outcome.NOBODYS}:
+        # They may have been stored between two of the looks, by a commit that was on its way.
+        outcomes = _look(store, events)
+    # All of a save are stored, or none: some of them are what others have stored like it.
+    return outcomes.pop() if len(outcomes) == 1 else Outcome.ANOTHERS
+
+
+def _look(store: EventStore[Any], events: Iterable[DomainEventProtocol[Any]]) -> set[Outcome]:
     outcomes: set[Outcome] = set()
     for event in events:
         ours = store.mapper.to_stored_event(event)
@@ -104,9 +113,8 @@ def look_up(store: EventStore[Any], events: Iterable[DomainEventProtocol[Any]]) 
         elif all(_is_same(store, ours, theirs) for theirs in stored):
             outcomes.add(Outcome.OURS)
         else:
-            return Outcome.ANOTHERS
-    # All of a save are stored, or none: some of them are what others have stored like it.
-    return outcomes.pop() if len(outcomes) == 1 else Outcome.ANOTHERS
+            return {Outcome.ANOTHERS}
+    return outcomes
 
 
 def _is_same(store: EventStore[Any], ours: StoredEvent, theirs: StoredEvent) -> bool:
