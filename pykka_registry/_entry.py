@@ -158,9 +158,7 @@ class Incarnation(_waits.Runs, Node):
         """Hand it to its runtime, to be begun."""
         self.entry.table.launch(self)
 
-    def wake(self) -> None:
-        """Do so."""
-        self.submit()
+    wake = submit
 
     def wake_if_due(self) -> None:
         """Do so if it is to begin, and has not."""

@@ -70,7 +70,7 @@ class PooledActor(pykka.Actor):
         if not isinstance(helping, bool):
             msg = f"{cls.__name__}.helping must be True or False, not {helping!r}"
             raise TypeError(msg)
-        if issubclass(cls, pykka.ThreadingActor):
+        if pykka.ThreadingActor in cls.__mro__:  # `issubclass` would ask for what it has not yet
             msg = (
                 f"{cls.__name__} has two runtimes: take PooledActor or pykka.ThreadingActor, "
                 "not both"

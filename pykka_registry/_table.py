@@ -1014,7 +1014,7 @@ class Table(Rows):
         return result
 
     def _mend(self, after: After) -> None:
-        if self._is_torn:
+        if self._is_torn:  # pragma: no branch  # another thread may have come first
             mend(self, after)
             self._is_torn = False
 

@@ -66,7 +66,7 @@ def test_the_mixin_after_the_actor_class_is_refused_with_the_fix() -> None:
 
 
 def test_another_actor_class_before_the_mixin_is_refused() -> None:
-    class Base(pykka.ThreadingActor):
+    class Base(Runtime):
         pass
 
     with pytest.raises(
@@ -1086,3 +1086,15 @@ def test_concurrent_starters_share_one_failure() -> None:
         assert [type(result) for result in results] == [ValueError] * 11
         assert len(constructed) == 1
         assert "a" not in registry
+
+
+def test_a_ref_has_what_pykkas_own_has_and_nothing_else() -> None:
+    with AggregateRegistry.start(Counting) as registry:
+        ref: Any = registry.get_or_start("a")
+        unknown = "'IncarnationRef' object has no attribute 'unknown'"
+        with pytest.raises(AttributeError, match=unknown):
+            ref.unknown  # noqa: B018
+        assert not hasattr(ref, "__unknown__")
+        ref.stop()
+        with pytest.raises(AttributeError, match=unknown):
+            ref.unknown  # noqa: B018

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, cast
+from uuid import UUID
 
 from eventsourcing.domain import BaseAggregate
 
-from pykka_registry._checks import check_timeout, class_attribute
+from pykka_registry._checks import check_count, check_timeout, class_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from uuid import UUID
 
     from eventsourcing.domain import DomainEventProtocol
 
-__all__ = ["NO_TERMS", "Command", "Decision", "Options", "Terms", "name_of"]
+__all__ = [
+    "NO_TERMS",
+    "Arguments",
+    "Command",
+    "Decision",
+    "Options",
+    "Terms",
+    "check_command_id",
+    "name_of",
+    "of_factory",
+    "of_method",
+]
 
 R = TypeVar("R")
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Those without a name, and those with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +78,20 @@ class Terms(NamedTuple):
         """Return the same with other options.
 
         Raises:
-            TypeError: if there is no such option, or a timeout is no number.
-            ValueError: if it is negative.
+            TypeError: if there is no such option, or one is of the wrong type.
+            ValueError: if a command id is empty or no text that can be stored, a version is less
+                than 0, or a timeout more than a float can hold. A negative timeout is no error: it
+                is over at once, as it is for Pykka.
         """
         try:
             terms = self._replace(**options)
         except ValueError as error:  # of a named tuple
             raise TypeError(*error.args) from None
         check_timeout(terms.timeout)
+        if terms.command_id is not None:
+            check_command_id(terms.command_id)
+        if terms.expected_version is not None:
+            check_count(terms.expected_version, "expected_version", least=0)
         return terms
 
 
@@ -87,7 +109,7 @@ class Command:
     run: Callable[[Any], Any]
     """Decides: what it triggers on the aggregate is stored, what it returns is answered."""
 
-    arguments: tuple[Any, ...] = ()
+    arguments: Arguments = ((), {})
     """What makes it the same command, beside its name."""
 
     new: Callable[[], Any] | None = None
@@ -95,6 +117,10 @@ class Command:
 
     must_be_new: bool = False
     """Whether there must be none."""
+
+    makes_id: bool = False
+    """Whether the id comes with the aggregate: perhaps by chance, so that it is another each time
+    that the command is sent."""
 
     stores: bool = True
     """Whether it may trigger events."""
@@ -107,10 +133,70 @@ class Command:
         return self.stores and not self.must_be_new and self.terms.expected_version is None
 
 
+def check_command_id(command_id: object) -> None:
+    """Raise `TypeError` or `ValueError` if a command cannot be known by this."""
+    if isinstance(command_id, UUID):
+        return
+    if not isinstance(command_id, str):
+        message = f"a command id must be a str or a UUID, not {command_id!r}"
+        raise TypeError(message)
+    if not command_id:
+        message = "a command id must not be empty, or different commands would be taken for one"
+        raise ValueError(message)
+    try:
+        command_id.encode()
+    except UnicodeEncodeError as error:
+        message = f"the command id {command_id!r} cannot be stored: {error}"
+        raise ValueError(message) from None
+
+
 @functools.lru_cache(maxsize=1_000)
 def _is_method(name: str, cls: Any) -> bool:
     # To get one of the library's commands from its class takes longer than to send it.
     return name.isidentifier() and callable(class_attribute(cls, name))
+
+
+def _signature(function: object) -> inspect.Signature | None:
+    # The library's commands have no signature of their own.
+    decorator = getattr(function, "event_decorator", None)
+    function = getattr(decorator, "decorated_func", function)
+    try:
+        return inspect.signature(cast("Callable[..., Any]", function))
+    except (TypeError, ValueError):  # it is written in C, as a rule
+        return None
+
+
+@functools.lru_cache(maxsize=1_000)
+def _signature_in(name: str, cls: Any) -> inspect.Signature | None:
+    return _signature(class_attribute(cls, name))
+
+
+def of_method(
+    name: str, cls: type[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Arguments:
+    """Return the arguments of a method so that they are the same however they were passed."""
+    if not kwargs:
+        return args, kwargs
+    hashable: Any = cls
+    args, kwargs = _bound(_signature_in(name, hashable), (None, *args), kwargs)
+    return args[1:], kwargs
+
+
+def of_factory(factory: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Return the arguments of a factory so that they are the same however they were passed."""
+    if isinstance(factory, type):
+        return of_method("__init__", factory, args, kwargs)
+    return _bound(_signature(factory), args, kwargs) if kwargs else (args, kwargs)
+
+
+def _bound(
+    signature: inspect.Signature | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Arguments:
+    if signature is not None:
+        with contextlib.suppress(TypeError):  # the call will say what is wrong
+            bound = signature.bind(*args, **kwargs)
+            return bound.args, bound.kwargs
+    return args, kwargs
 
 
 def name_of(method: object, cls: type[Any]) -> str:
@@ -121,7 +207,9 @@ def name_of(method: object, cls: type[Any]) -> str:
     """
     name = getattr(method, "__name__", None)
     hashable: Any = cls
-    if isinstance(getattr(method, "__self__", None), BaseAggregate):
+    # Of a command of the library's it is `obj`.
+    owner = getattr(method, "__self__", getattr(method, "obj", None))
+    if isinstance(owner, BaseAggregate):
         message = f"{name} is bound to one object: pass {cls.__name__}.{name}, from the class"
         raise TypeError(message)
     if not (callable(method) and isinstance(name, str) and _is_method(name, hashable)):

@@ -20,6 +20,7 @@ from typing import (
 
 from eventsourcing.application import Application
 from eventsourcing.domain import BaseAggregate
+from eventsourcing.utils import get_topic
 from pykka.messages import ProxyCall
 
 from pykka_registry._checks import check_count
@@ -30,8 +31,12 @@ from pykka_registry.eventsourcing._command import (
     Decision,
     Options,
     Terms,
+    check_command_id,
     name_of,
+    of_factory,
+    of_method,
 )
+from pykka_registry.eventsourcing._kept import check_has_topic
 from pykka_registry.eventsourcing._outcome import inserts_once, may_store_later
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
@@ -87,7 +92,8 @@ def live_aggregates(  # noqa: PLR0913  # each is a word of its own
         app: The application. It stays open, and is closed by its owner, later.
         aggregate_class: The class of the aggregates.
         refusals: Error classes of the domain. A command that has an id and raises one of them is
-            done by that: sent again it is refused again.
+            done by that: sent again it is refused again. They must be found by their names, so no
+            function may define them.
         retries: How often at most a command is decided again, because another process was faster.
         passivate_on: After how many seconds without a message an aggregate is passivated, by the
             class of its last event, or a base of it; `None` for never. The last event alone
@@ -149,6 +155,9 @@ def _check(app: object, aggregate_class: object, refusals: tuple[object, ...]) -
         if not (isinstance(refusal, type) and issubclass(refusal, Exception)):
             message = f"refusals are classes of exceptions, which {refusal!r} is not"
             raise TypeError(message)
+        if "TOPIC" in vars(refusal):
+            get_topic(refusal)  # the library finds it by that from now on
+        check_has_topic(refusal)
 
 
 class LiveAggregates(Generic[A]):
@@ -241,11 +250,12 @@ class LiveAggregates(Generic[A]):
         command = Command(
             getattr(factory, "__qualname__", "create"),
             _id_of,
-            (args, kwargs),
+            of_factory(factory, args, kwargs),
             # A command may be decided more than once, and each time takes what the aggregate has
             # triggered from it.
             new=functools.partial(copy.deepcopy, aggregate),
             must_be_new=must_be_new,
+            makes_id=True,
             terms=self._terms,
         )
         return self.using(command_id=None, expected_version=None).ref(ref._ask(command).result)
@@ -254,7 +264,12 @@ class LiveAggregates(Generic[A]):
         """Read the receipt of a command; `None` if the command is not done.
 
         Reads the store in the calling thread.
+
+        Raises:
+            TypeError: if the id is neither a `str` nor a `UUID`.
+            ValueError: if it is empty, or no text that can be stored.
         """
+        check_command_id(command_id)
         return self._receipts.find(command_id)
 
     def stop(self, *, timeout: float | None = None) -> bool:
@@ -331,8 +346,11 @@ class LiveRef(Generic[A]):
         Args:
             **options: On what terms commands are sent:
 
-                * `timeout`: seconds to wait for the answer at most. A command whose turn has not
-                  come by then will not be carried out; one that has begun goes on.
+                * `timeout`: seconds to wait for the answer at most. What `call`, `execute`,
+                  `query`, `validate`, `create` or `get_or_create` has sent, and whose turn has not
+                  come by then, will not be carried out; what has begun goes on. What `submit` or
+                  `dispatch` has sent is carried out whenever its turn comes: only the future's
+                  `get` gives up then.
                 * `command_id`: a `str` or `UUID` that the command is known by. It is done once, and
                   gets its first answer again whenever it is sent again.
                 * `expected_version`: the version that the aggregate must have; 0 if it must be new.
@@ -372,8 +390,9 @@ class LiveRef(Generic[A]):
                 of the version that is expected.
             OutcomeUnknown: If the store has failed, and cannot be asked what it has stored; or is
                 PostgreSQL, and may store it yet.
-            TypeError: If this is no method of the class, or what it has triggered or returned
-                cannot be encoded.
+            TypeError: If this is no method of the class, or what it has triggered cannot be
+                encoded, or what it has returned, or refused with, cannot be kept in a receipt.
+                Nothing is stored then.
             pykka.Timeout: After `timeout` seconds.
             Exception: What the method has raised, or the store; nothing is stored then. Or what
                 `AggregateRef.ask` raises.
@@ -383,7 +402,11 @@ class LiveRef(Generic[A]):
     def submit(
         self, method: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> pykka.Future[R]:
-        """Do what `call` does, but return a future of the result, which has the errors, too."""
+        """Do what `call` does, but return a future of the result, which has the errors, too.
+
+        The command is carried out whenever its turn comes, whatever timeout `using` has said: that
+        is for how long the future's `get` waits.
+        """
         return self._send(self._command(method, args, kwargs), is_whole=False)
 
     def execute(
@@ -397,7 +420,8 @@ class LiveRef(Generic[A]):
     ) -> pykka.Future[Decision[R]]:
         """Do what `execute` does, but return a future of the decision, which has the errors, too.
 
-        Commands of one thread that wait for an aggregate are stored together.
+        Commands of one thread that wait for an aggregate are stored together. Each is carried out
+        whenever its turn comes, as with `submit`.
         """
         return self._send(self._command(method, args, kwargs), is_whole=True)
 
@@ -453,6 +477,8 @@ class LiveRef(Generic[A]):
     def _command(self, method: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Command:
         name = name_of(method, self._class)
         run = operator.methodcaller(name, *args, **kwargs)
+        if self._terms.command_id is not None:
+            args, kwargs = of_method(name, self._class, args, kwargs)
         return Command(name, run, (args, kwargs), self._new, terms=self._terms)
 
     def _send(self, command: Command, *, is_whole: bool) -> Reply:

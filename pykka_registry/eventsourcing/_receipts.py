@@ -11,8 +11,11 @@ are found they are looked for first, which is quicker than to load an aggregate 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
@@ -22,8 +25,16 @@ from eventsourcing.utils import get_topic, resolve_topic
 
 from pykka_registry.eventsourcing._command import Command, Decision
 from pykka_registry.eventsourcing._exceptions import CommandIdReused
+from pykka_registry.eventsourcing._kept import (
+    check_can_be_raised_again,
+    check_has_topic,
+    is_same,
+    made_again,
+    shown,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from eventsourcing.application import Application
@@ -33,10 +44,13 @@ __all__ = ["Receipt", "ReceiptBase", "Receipts", "StrReceipt", "receipt_id"]
 _NAMESPACE = UUID("3d9e7f0e-6a0b-5b0c-9c59-5a0f7c1f9b44")
 _VERSION = 1
 
-_EXACT = frozenset({bool, int})
-"""Types of results that any transcoder keeps as they are;"""
+_BITS = 64
+"""Any transcoder keeps whole numbers that have fewer."""
 _EXACTLY = frozenset({DecimalAsStr, UUIDAsHex})
-"""and how others are kept so."""
+"""Transcodings that keep a value as it is."""
+
+_PLAIN = frozenset({type(None), bool, int, float, str, Decimal, UUID})
+"""Types of arguments in which nothing could have another order."""
 
 
 def receipt_id(command_id: UUID | str) -> UUID:
@@ -111,35 +125,73 @@ class Receipts:
             TypeError: if what it has returned could not be given again as it is.
         """
         result = decision.result
-        if not self._is_kept_exactly(result):
-            transcoder = self._events.mapper.transcoder
-            kept = transcoder.decode(transcoder.encode(result))
-            if kept != result:
-                message = (
-                    f"{command.name} has returned {result!r}, which a receipt would give "
-                    f"again as {kept!r}: return something that the application's transcoder keeps "
-                    "as it is, or register a transcoding for it"
-                )
-                raise TypeError(message)
+        self._try(result, f"{command.name} has returned")
         return self._write(command, aggregate_id, decision.version, result=result)
 
-    def _is_kept_exactly(self, result: object) -> bool:
-        """Tell whether a result needs no trial, which takes as long as to write the receipt."""
-        if result is None or type(result) in _EXACT:
+    def _try(self, value: object, what: str) -> None:
+        """See that a receipt would give a value again as it is.
+
+        Raises:
+            TypeError: if it would not.
+        """
+        if self._is_kept_exactly(value):
+            return
+        transcoder = self._events.mapper.transcoder
+        cause: Exception | None = None
+        try:
+            kept = transcoder.decode(transcoder.encode(value))
+            if is_same(kept, value):
+                return
+            otherwise = f"would give again as {shown(kept)}"
+            if type(kept) is not type(value):
+                otherwise += f", of type {type(kept).__name__}"
+        except Exception as error:  # noqa: BLE001  # of the transcoder, or of types of the user's
+            cause, otherwise = error, "cannot keep"
+        message = (
+            f"{what} {shown(value)}, which a receipt {otherwise}: use something that the "
+            "application's transcoder keeps as it is, or register a transcoding for it"
+        )
+        raise TypeError(message) from cause
+
+    def _is_kept_exactly(self, value: object) -> bool:
+        """Tell whether a value needs no trial, which takes as long as to write the receipt."""
+        if value is None or value is True or value is False:
             return True
+        if type(value) is int:
+            return value.bit_length() < _BITS
+        if type(value) is str:
+            return value.isascii()
         transcoder: Any = self._events.mapper.transcoder
-        return type(getattr(transcoder, "types", {}).get(type(result))) in _EXACTLY
+        return type(getattr(transcoder, "types", {}).get(type(value))) in _EXACTLY
 
     def of_refusal(
         self, command: Command, aggregate_id: UUID | str, version: int, error: Exception
     ) -> ReceiptBase[Any]:
-        """Write the receipt for a command that the aggregate has refused."""
+        """Write the receipt for a command that the aggregate has refused.
+
+        Raises:
+            TypeError: if it could not be refused again as it is.
+        """
+        try:
+            self._try_refusal(command, error)
+        except TypeError as reason:
+            raise TypeError(*reason.args) from error
         return self._write(
             command,
             aggregate_id,
             version,
             refusal=(get_topic(type(error)), list(error.args), vars(error)),
         )
+
+    def _try_refusal(self, command: Command, error: Exception) -> None:
+        cls = type(error)
+        check_has_topic(cls)
+        what = f"{command.name} has raised {cls.__qualname__} with"
+        for number, argument in enumerate(error.args, 1):
+            self._try(argument, f"{what} argument {number},")
+        for name, value in vars(error).items():
+            self._try(value, f"{what} the attribute {name},")
+        check_can_be_raised_again(error)
 
     def repeat(
         self, receipt: ReceiptBase[Any], command: Command, aggregate_id: UUID | str
@@ -156,11 +208,7 @@ class Receipts:
         if receipt.refusal is None:
             return Decision(receipt.result, receipt.aggregate_version, is_repeated=True)
         cls: type[Exception] = resolve_topic(receipt.refusal)
-        # Not by its `__init__`, which may take other arguments than it hands on.
-        error = cls.__new__(cls, *receipt.arguments)
-        error.args = tuple(receipt.arguments)
-        vars(error).update(receipt.attributes)
-        raise error
+        raise made_again(cls, receipt.arguments, receipt.attributes)
 
     def _write(
         self,
@@ -192,10 +240,30 @@ class Receipts:
         return stream if self._has_uuids else str(stream)
 
     def _fingerprint(self, command: Command, aggregate_id: UUID | str) -> str:
-        # To create is the same command with a new id, if chance makes the ids.
-        whose = None if command.must_be_new else str(aggregate_id)
-        try:
-            what = self._events.mapper.transcoder.encode([whose, *command.arguments])
-        except Exception:  # noqa: BLE001  # arguments that events need not carry
-            what = str(whose).encode()
+        whose = None if command.makes_id else str(aggregate_id)
+        args, kwargs = command.arguments
+        encode = self._events.mapper.transcoder.encode
+        what = None
+        if not kwargs and _PLAIN.issuperset(map(type, args)):
+            with contextlib.suppress(Exception):
+                what = encode([whose, args, kwargs])  # all at once, which is quicker
+        if what is None:
+            items = [*enumerate(args), *sorted(kwargs.items())]
+            what = repr(
+                [whose, *((name, _encoded(value, encode)) for name, value in items)]
+            ).encode()
         return hashlib.sha256(what).hexdigest()
+
+
+def _encoded(value: object, encode: Callable[[object], bytes]) -> bytes:
+    """Return what stands for a value in a fingerprint, which is the same for equal ones."""
+    try:
+        what = encode(value)
+    except Exception:  # noqa: BLE001  # an argument that events need not carry
+        cls = type(value)
+        return f"{cls.__module__}.{cls.__qualname__}".encode(errors="replace")
+    if b"{" in what and type(value) not in _PLAIN:
+        # Two dicts are equal whatever the order of their keys.
+        with contextlib.suppress(ValueError, RecursionError):  # no JSON, or none for Python
+            what = json.dumps(json.loads(what), sort_keys=True).encode()
+    return what

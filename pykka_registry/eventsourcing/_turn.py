@@ -309,10 +309,21 @@ class LiveActor(AggregateMixin, PooledActor):
                 return self._repeat(first, command)
             if self._aggregate is not None and self._is_old(self._aggregate.version):
                 self._aggregate = None  # what would be is decided on what is stored
-            aggregate, version = self._load_or_make(command)
-            return self._decide(command, copy.deepcopy(aggregate), is_made=version == 0)
+            return self._try(command)
         finally:
             self._leave_if_there_is_none()
+
+    def _try(self, command: Command) -> Decision[Any]:
+        version = 0
+        try:
+            aggregate, version = self._load_or_make(command)
+            decision = self._decide(command, copy.deepcopy(aggregate), is_made=version == 0)
+        except self._refusals as error:
+            if command.terms.command_id is not None:
+                self._receipts.of_refusal(command, self.key, version, error)
+            raise
+        self._to_store(command, decision)  # which fails if a receipt cannot keep the answer
+        return decision
 
     def on_receive(self, message: object) -> None:
         """Store the batch, and take a snapshot if it says so."""

@@ -186,6 +186,9 @@ def test_what_is_no_method_is_refused_with_the_fix(accounts: LiveAggregates[Acco
     wrong = Account("Eve").deposit
     with pytest.raises(TypeError, match=r"bound to one object: pass Account\.deposit"):
         account.call(wrong, Decimal(1))
+    wrong = Account("Eve").close  # a method that the library has made
+    with pytest.raises(TypeError, match=r"bound to one object: pass Account\.close"):
+        account.call(wrong)
     with pytest.raises(TypeError, match="timeout must be a number"):
         account.using(timeout="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="patience"):
@@ -219,6 +222,25 @@ def test_options_add_up_and_a_timeout_ends_the_wait(accounts: LiveAggregates[Acc
     held.get()
     assert account.query(balance) == 0  # the command has expired
     assert patient.using(timeout=None).call(Account.deposit, Decimal(1)) == 1
+
+
+def test_what_nobody_blocks_on_does_not_expire(accounts: LiveAggregates[Account]) -> None:
+    account = accounts.create(Account, "Ada")
+    gate = Gate()
+    held = account.submit(Account.call, gate.pass_through)
+    gate.wait_until_reached()
+    hasty = account.using(timeout=0.01)
+    submitted = hasty.submit(Account.deposit, Decimal(1))
+    dispatched = hasty.dispatch(Account.deposit, Decimal(2))
+    for future in (submitted, dispatched):
+        with pytest.raises(pykka.Timeout):
+            future.get()
+    for timeout in (0, -1):
+        with pytest.raises(pykka.Timeout):
+            account.using(timeout=timeout).call(Account.deposit, Decimal(4))
+    gate.open()
+    held.get()
+    assert account.query(balance) == 3
 
 
 def test_the_registry_has_its_policies_and_ends_with_the_block(bank: Bank) -> None:
@@ -685,3 +707,15 @@ def test_an_application_may_have_a_cache_of_its_own(popo: Store) -> None:
         assert account.call(Account.deposit, Decimal(1)) == 1
         assert shared.balance == 0
         assert stored(bank).balance == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"), [("5", TypeError), (True, TypeError), (1.0, TypeError), (-1, ValueError)]
+)
+def test_an_expected_version_is_a_whole_number(
+    wrong: Any, error: type[Exception], accounts: LiveAggregates[Account]
+) -> None:
+    with pytest.raises(error, match="expected_version must be"):
+        accounts.ref(ADA).using(expected_version=wrong)
+    with pytest.raises(error, match="expected_version must be"):
+        accounts.using(expected_version=wrong)

@@ -71,6 +71,22 @@ def test_it_raises_what_would_be_raised(accounts: LiveAggregates[Account]) -> No
     assert accounts.ref(ADA).query(balance) == 0
 
 
+def test_it_fails_where_a_receipt_could_not_be_kept(accounts: LiveAggregates[Account]) -> None:
+    def refuse() -> None:
+        raise Refusal((1, 2))
+
+    account = accounts.create(Account, "Ada")
+    command = account.using(command_id="a")
+    with pytest.raises(TypeError, match="pair has returned"):
+        command.validate(Account.pair)
+    with pytest.raises(TypeError, match="call has raised Refusal with argument 1"):
+        command.validate(Account.call, refuse)
+    assert account.validate(Account.pair).result == ("Ada", Decimal(0))
+    with pytest.raises(Refusal):
+        account.validate(Account.call, refuse)
+    assert command.validate(Account.deposit, Decimal(5)).result == 5
+
+
 def test_it_rests_on_what_is_stored(bank: Bank, accounts: LiveAggregates[Account]) -> None:
     account = accounts.create(Account, "Ada")
     assert account.call(Account.deposit, Decimal(1)) == 1
