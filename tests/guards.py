@@ -1524,6 +1524,13 @@ GUARDS = [
         "tests/eventsourcing/test_retirement.py -k no_function_sees",
     ),
     Guard(
+        "live: a commit that comes while it is looked up is seen",
+        "eventsourcing/_outcome.py",
+        "    if outcomes == {Outcome.OURS, Outcome.NOBODYS}:\n",
+        "    if False:\n",
+        "tests/eventsourcing/test_lost_acknowledgements.py -k while_it_is_looked_up",
+    ),
+    Guard(
         "live: who waits for a batch waits for its aggregate",
         "eventsourcing/_turn.py",
         "        owe(self, answer)\n",

@@ -51,20 +51,17 @@ def inserts_once(app: Application[Any]) -> bool:
     Nobody knows that of a class that others have written: it may try again, as the library's
     recorder for PostgreSQL does.
     """
-    cls: Any = type(app)
-    library: Any = Application
-    if cls.save is not library.save:
+    if type(app).save is not Application[Any].save:
         return False
     return all(type(recorder).__module__ in _INSERT_ONCE for recorder in _recorders(app))
 
 
 def comes_from(error: Exception, store: EventStore[Any]) -> bool:
     """Tell whether a store has raised an error, and not what an application does after a save."""
-    cls: Any = EventStore
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
-        if frame.f_code is cls.put.__code__ and frame.f_locals["self"] is store:
+        if frame.f_code is EventStore[Any].put.__code__ and frame.f_locals["self"] is store:
             return True
         traceback = traceback.tb_next
     return False
@@ -97,6 +94,15 @@ def look_up(store: EventStore[Any], events: Iterable[DomainEventProtocol[Any]]) 
     What is compared is what is stored, its timestamps with it. An encrypted state is decrypted
     first, for it is another one each time.
     """
+    outcomes = _look(store, events)
+    if outcomes == {Outcome.OURS, Outcome.NOBODYS}:
+        # They may have been stored between two of the looks, by a commit that was on its way.
+        outcomes = _look(store, events)
+    # All of a save are stored, or none: some of them are what others have stored like it.
+    return outcomes.pop() if len(outcomes) == 1 else Outcome.ANOTHERS
+
+
+def _look(store: EventStore[Any], events: Iterable[DomainEventProtocol[Any]]) -> set[Outcome]:
     outcomes: set[Outcome] = set()
     for event in events:
         ours = store.mapper.to_stored_event(event)
@@ -107,9 +113,8 @@ def look_up(store: EventStore[Any], events: Iterable[DomainEventProtocol[Any]]) 
         elif all(_is_same(store, ours, theirs) for theirs in stored):
             outcomes.add(Outcome.OURS)
         else:
-            return Outcome.ANOTHERS
-    # All of a save are stored, or none: some of them are what others have stored like it.
-    return outcomes.pop() if len(outcomes) == 1 else Outcome.ANOTHERS
+            return {Outcome.ANOTHERS}
+    return outcomes
 
 
 def _is_same(store: EventStore[Any], ours: StoredEvent, theirs: StoredEvent) -> bool:

@@ -155,6 +155,27 @@ def test_a_command_that_was_not_stored_says_so(error: Exception, store: Store) -
         assert account.call(Account.deposit, Decimal(1)) == stored(bank).balance == 1
 
 
+def test_a_commit_that_comes_while_it_is_looked_up_is_seen(store: Store) -> None:
+    with open_bank(store) as bank, live_aggregates(bank, Account) as accounts:
+        account = accounts.create(Account, "Ada")
+        insertions = Insertions(bank.recorder)
+        select = bank.recorder.select_events
+
+        def lose(events: Sequence[StoredEvent]) -> None:
+            def select_late(*args: Any, **kwargs: Any) -> Sequence[StoredEvent]:
+                vars(bank.recorder)["select_events"] = select
+                found = select(*args, **kwargs)
+                insertions.insert_events(events)
+                return found
+
+            vars(bank.recorder)["select_events"] = select_late
+            raise OperationalError("lost")
+
+        insertions.before.append(lose)
+        assert account.call(Account.move, [Decimal(1), Decimal(2)]) == 2
+        assert account.query(balance) == stored(bank).balance == 3
+
+
 def test_what_the_store_refuses_is_not_looked_up(popo: Store) -> None:
     with open_bank(popo) as bank, live_aggregates(bank, Account) as accounts:
         account = accounts.create(Account, "Ada")
