@@ -1274,8 +1274,8 @@ GUARDS = [
     Guard(
         "live: a store that cannot be asked leaves the outcome unknown",
         "eventsourcing/_turn.py",
-        "                raise OutcomeUnknown from error\n",
-        "                raise error\n",
+        "says more\n                raise OutcomeUnknown from error\n",
+        "says more\n                raise error\n",
         "tests/eventsourcing/test_lost_acknowledgements.py -k cannot_be_learned",
     ),
     Guard(

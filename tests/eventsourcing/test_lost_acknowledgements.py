@@ -164,7 +164,7 @@ def test_a_commit_that_comes_while_it_is_looked_up_is_seen(store: Store) -> None
         def lose(events: Sequence[StoredEvent]) -> None:
             def select_late(*args: Any, **kwargs: Any) -> Sequence[StoredEvent]:
                 vars(bank.recorder)["select_events"] = select
-                found = select(*args, **kwargs)
+                found: Sequence[StoredEvent] = select(*args, **kwargs)
                 insertions.insert_events(events)
                 return found
 
