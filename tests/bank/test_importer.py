@@ -379,6 +379,7 @@ def test_an_actor_that_cannot_start_ends_it_with_nothing_half_booked(
     class LateActor(watched):  # type: ignore[misc]
         def on_start(self) -> None:
             if referee.activations > 20:
+                referee.leave(self.registry.actor_urn, self.key)  # it has no end of its own
                 message = "out of something"
                 raise RuntimeError(message)
 
