@@ -41,8 +41,8 @@ demo: .venv/base
 
 test: .venv/test
 	@rm -f .coverage .coverage.*
-	$(PY) -m coverage run -m pytest -n 2 --dist worksteal
-	TEST_RUNTIME=pooled $(PY) -m coverage run -m pytest -n 2 --dist worksteal $(ON_BOTH:%=tests/test_%.py)
+	$(PY) -m coverage run -m pytest -n 4 --dist worksteal
+	TEST_RUNTIME=pooled $(PY) -m coverage run -m pytest -n 4 --dist worksteal $(ON_BOTH:%=tests/test_%.py)
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
