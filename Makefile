@@ -51,7 +51,7 @@ guards: .venv/test
 	$(PY) -m tests.guards
 
 model: .venv/base
-	$(PY) -m formal.check
+	$(PY) -m formal.check $(MODEL_OPTIONS)
 
 wheel: .venv/check
 	@rm -rf dist .wheel-venv

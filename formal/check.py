@@ -1,13 +1,13 @@
 """Check the model in `delivery.pml` in all its states; see `docs/model.md`.
 
-    python -m formal.check [--deep] [WORD ...]
+    python -m formal.check [--deep] [--no-spare] [WORD ...]
 
 There are four kinds of checks. In a world of a given size nothing must go wrong, whatever the order
 in which threads take turns. Things of which the model says that they do no harm must be possible,
 or it proves nothing. With a guard taken out, something must go wrong, and just what is named beside
-it. And there are guards that nothing here depends on. `--deep` tries larger worlds, and nothing
-else. With words only the checks whose description has one of them are made. The exit status tells
-whether all is as expected.
+it. And there are guards that nothing here depends on; `--no-spare` leaves those out. `--deep` tries
+larger worlds, and nothing else. With words only the checks whose description has one of them are
+made. The exit status tells whether all is as expected.
 
 Needs `spin` and `gcc`.
 """
@@ -312,12 +312,13 @@ def main(words: list[str]) -> int:
         _say(f"{' and '.join(missing)} must be installed: apt-get install spin gcc")
         return 2
     is_deep = "--deep" in words
-    words = [word for word in words if word != "--deep"]
+    has_spare = not is_deep and "--no-spare" not in words
+    words = [word for word in words if word not in {"--deep", "--no-spare"}]
     parts = {
         "Nothing goes wrong in any state:": DEEP if is_deep else WORLDS,
         "These can happen:": [] if is_deep else POSSIBILITIES,
         "Without this something goes wrong:": [] if is_deep else GUARDS,
-        "Without this nothing goes wrong, either:": [] if is_deep else SPARE,
+        "Without this nothing goes wrong, either:": SPARE if has_spare else [],
     }
     megabytes = MEGABYTES * (2 if is_deep else 1)
     wrong = 0
