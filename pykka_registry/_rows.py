@@ -456,19 +456,23 @@ class Rows(abc.ABC):
 
     def _purge(self, entry: Entry) -> None:
         """Take the letters from a queue that nobody waits for."""
+        self._sort_out(entry, is_expired)
+
+    def _sort_out(self, entry: Entry, is_dropped: Callable[[Letter], bool]) -> None:
+        """Take the letters from a queue of which this is true."""
         kept: deque[Letter] = deque()
-        expired: list[Letter] = []
+        dropped: list[Letter] = []
         left_over = 0
         for i, letter in enumerate(entry.queue):
-            if is_expired(letter):
-                expired.append(letter)
+            if is_dropped(letter):
+                dropped.append(letter)
             else:
                 kept.append(letter)
                 left_over += i < entry.left_over
         # An interrupt finds either queue whole.
         entry.queue = kept
         entry.left_over = left_over
-        for letter in expired:
+        for letter in dropped:
             self._count_out(entry, letter)
 
     def _accept(self, entry: Entry, letter: Letter) -> None:
@@ -572,21 +576,14 @@ class Rows(abc.ABC):
         # A BaseException means "end this thread"; it is not raised in a thread that it was not
         # meant for.
         self._fail_requests(entry, cause if isinstance(cause, Exception) else error, after)
-        kept: deque[Letter] = deque()
-        dropped: list[Letter] = []
-        left_over = 0
-        for i, letter in enumerate(entry.queue):
+
+        def fail(letter: Letter) -> bool:
             if letter.reply_to is None or is_stop(letter.message):
-                kept.append(letter)
-                left_over += i < entry.left_over
-            else:
-                dropped.append(letter)
-                after.do(letter.reply_to.fail, error)
-        # An interrupt finds either queue whole.
-        entry.queue = kept
-        entry.left_over = left_over
-        for letter in dropped:
-            self._count_out(entry, letter)
+                return False
+            after.do(letter.reply_to.fail, error)
+            return True
+
+        self._sort_out(entry, fail)
 
     @abc.abstractmethod
     def _launch(self, incarnation: Incarnation) -> None:
@@ -655,6 +652,9 @@ class Rows(abc.ABC):
         self._watchers_purge_in = max(left, WATCHERS)
 
 
+_CHANGED = "its hash has changed, or what it is equal to"
+
+
 def _take_out(rows: dict[Hashable, Any], key: Hashable, value: object) -> Exception | None:
     """Delete a row; or return why its key does not lead to it any more."""
     try:
@@ -663,7 +663,7 @@ def _take_out(rows: dict[Hashable, Any], key: Hashable, value: object) -> Except
             return None
     except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
         return error
-    return LookupError("its hash has changed, or what it is equal to")
+    return LookupError(_CHANGED)
 
 
 def _put_in(rows: dict[Hashable, Any], key: Hashable, value: object) -> Exception | None:
@@ -673,7 +673,7 @@ def _put_in(rows: dict[Hashable, Any], key: Hashable, value: object) -> Exceptio
             return None
     except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
         return error
-    return LookupError("its hash has changed, or what it is equal to")
+    return LookupError(_CHANGED)
 
 
 def quarantined(entry: Entry) -> Quarantined:

@@ -377,6 +377,8 @@ class Table(Rows):
             reason = EndReason.OWN_WORD if incarnation.own_word else EndReason.IDLE
         else:
             self.admission.stay(incarnation)
+            if asked is EndReason.IDLE:  # it has rung, and a message has come since
+                self._alarm_idle(incarnation)
             if self.refusal is not None:
                 self._alarm(entry, self._linger)
                 self._set_quiet(incarnation, quiet=True)

@@ -627,8 +627,8 @@ GUARDS = [
     Guard(
         "expired letters are taken out without a gap",
         "_rows.py",
-        "        entry.queue = kept\n        entry.left_over = left_over\n        for letter in expired:\n",
-        "        entry.queue = deque()\n        entry.queue = kept\n        for letter in expired:\n",
+        "        entry.queue = kept\n        entry.left_over = left_over\n        for letter in dropped:\n",
+        "        entry.queue = deque()\n        entry.queue = kept\n        for letter in dropped:\n",
         "tests/test_mending.py -k purge",
     ),
     Guard(
@@ -660,6 +660,13 @@ GUARDS = [
         "        if looks or self.refusal is not None or",
         "        if self.refusal is not None or",
         "tests/test_model.py -k whatever_order",
+    ),
+    Guard(
+        "who was found idle and is not is looked at again",
+        "_table.py",
+        "            if asked is EndReason.IDLE:  # it has rung, and a message has come since\n",
+        "            if False:\n",
+        "tests/test_passivation.py -k found_idle",
     ),
     Guard(
         "who was found idle looks whether it still is",

@@ -456,9 +456,17 @@ def test_nobody_in_line_is_given_up_while_places_come_free(clock: Clock) -> None
         gates[-1].open()
 
 
-def test_whoever_comes_into_line_looks_at_nobody_who_is_known_to_be_busy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is looked at because half a second is over."""
+
+    def nothing(_admission: Admission) -> None: ...
+
+    monkeypatch.setattr(Admission, "tick", nothing)
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[Inbox]:
+    """Return a list of who is looked at, from now on, whether it is cold."""
     looks: list[Inbox] = []
     is_cold = Inbox.is_cold
 
@@ -466,36 +474,32 @@ def test_whoever_comes_into_line_looks_at_nobody_who_is_known_to_be_busy(
         looks.append(inbox)
         return is_cold(inbox)
 
-    def nothing(_admission: Admission) -> None: ...
+    monkeypatch.setattr(Inbox, "is_cold", count)
+    return looks
 
-    monkeypatch.setattr(Admission, "tick", nothing)
+
+@pytest.mark.usefixtures("no_tick")
+def test_whoever_comes_into_line_looks_at_nobody_who_is_known_to_be_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with AggregateRegistry.start(Counting, max_live=20) as registry:
         held = hold(registry, *range(20))
-        monkeypatch.setattr(Inbox, "is_cold", count)
+        looks = count_looks(monkeypatch)
         answers = [registry.ref(("new", i)).submit(Counting.add) for i in range(100)]
         assert len(looks) <= 2 * 20
         let_go(held)
         assert [answer.get(timeout=PATIENCE) for answer in answers] == [1] * 100
 
 
+@pytest.mark.usefixtures("no_tick")
 def test_while_all_are_busy_an_activation_looks_at_no_more_of_them_than_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks: list[Inbox] = []
-    is_cold = Inbox.is_cold
-
-    def count(inbox: Inbox) -> bool:
-        looks.append(inbox)
-        return is_cold(inbox)
-
-    def nothing(_admission: Admission) -> None: ...
-
-    monkeypatch.setattr(Admission, "tick", nothing)
     with AggregateRegistry.start(Counting, max_live=20) as registry:
         held = hold(registry, *range(20))
         last: Any = registry.ref("waits").proxy().wait_at(gate := Gate())
         gates = [(gate, last)]
-        monkeypatch.setattr(Inbox, "is_cold", count)
+        looks = count_looks(monkeypatch)
         for number in range(20):  # each makes room by its end, for one that is busy at once
             gate = Gate()
             done = registry.ref(("new", number)).proxy().wait_at(gate)
@@ -508,6 +512,7 @@ def test_while_all_are_busy_an_activation_looks_at_no_more_of_them_than_one(
         let_go(gates)
 
 
+@pytest.mark.usefixtures("no_tick")
 def test_one_that_is_visited_before_each_of_two_looks_goes_as_soon_as_it_is_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -526,9 +531,6 @@ def test_one_that_is_visited_before_each_of_two_looks_goes_as_soon_as_it_is_idle
         looks.append(is_cold(inbox))
         return looks[-1]
 
-    def nothing(_admission: Admission) -> None: ...
-
-    monkeypatch.setattr(Admission, "tick", nothing)
     with AggregateRegistry.start(Counting, max_live=1) as registry:
         registry.ref("a").call(Counting.add)
         monkeypatch.setattr(Inbox, "is_cold", visit_first)

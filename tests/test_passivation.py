@@ -811,8 +811,11 @@ def test_one_that_had_a_message_after_it_was_found_idle_stays() -> None:
         incarnation = registry._table._entries["a"].incarnation
         assert incarnation is not None
         with registry._table._lock:
+            registry._table._alarms.ring(math.inf)
             incarnation.asked = EndReason.IDLE
             incarnation.inbox.nudge()
         poll(lambda: incarnation.asked is None)
         assert registry.ref("a").call(Counting.add) == 1
         assert registry.get("a") is ref
+        with registry._table._lock:
+            assert registry._table._alarms.has(incarnation.entry)  # the next look will come
