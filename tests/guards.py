@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SECONDS_PER_TEST = 10
-AT_ONCE = 4
+AT_ONCE = 6
 
 
 @dataclass(frozen=True)
