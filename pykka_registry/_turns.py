@@ -220,16 +220,20 @@ def are_threads_wanting() -> bool:
 
 
 def remember() -> None:
-    """See that those are run who may have been forgotten, and what had no thread; now and then."""
+    """See that those are run who may have been forgotten, and what had no thread; now and then.
+
+    By threads of the pool and registries' own. They run none of it themselves, with one exception:
+    if the main thread has ended and no thread is to be had, which some versions of Python (3.12.0
+    to 3.12.2) refuse by then. Nobody else ever would run it.
+    """
     _spares.go_on()
     for one in list(forgotten):
         forgotten.pop(one, None)
         one.wake_if_due()
     if forgotten and not threading.main_thread().is_alive():
-        # Some versions of Python (3.12.0 to 3.12.2) give no thread by now: nobody else ever would.
-        for one in list(forgotten):
-            if isinstance(one, Turns) and forgotten.pop(one, one) is None:
-                one.take_turn()
+        for turns in [one for one in forgotten if isinstance(one, Turns)]:
+            forgotten.pop(turns, None)
+            turns.take_turn()
 
 
 class Due(Wakeable, Protocol):

@@ -154,7 +154,7 @@ def test_the_registry_and_its_model_agree_whatever_is_called_in_whatever_order(
     """
     Machine.seen = seen = Seen()
     Machine.max_live = max_live
-    least, most = (3, 60) if max_live is None else (2, 20)
+    least, most = (7, 60) if max_live is None else (2, 20)
     for number in range(most):
         run_state_machine_as_test(
             seed(number)(Machine),

@@ -23,7 +23,7 @@ from pykka_registry import (
 )
 from pykka_registry._future import Future
 from pykka_registry._inbox import stop_letter
-from pykka_registry._pooled_life import PooledLife
+from pykka_registry._pooled_life import PooledLife, submit
 from tests.support import (
     PATIENCE,
     Gate,
@@ -442,3 +442,15 @@ def test_of_two_threads_that_note_a_stop_first_neither_is_forgotten(
     executor.open()
     assert aside.ref("a").stop() is True
     assert (first.get(timeout=PATIENCE), second.get(timeout=PATIENCE)) == (True, True)
+
+
+def test_what_is_to_begin_waits_in_its_pool_once() -> None:
+    executor = Aside()
+    with AggregateRegistry.start(Pooled, executor=executor) as registry:
+        registry.ref("k").tell(1)
+        incarnation = registry._table._entries["k"].incarnation
+        assert incarnation is not None
+        submit(incarnation)
+        assert len(executor._tasks) == 1
+        executor.open()
+        assert registry.get_or_start("k", timeout=PATIENCE).is_alive()

@@ -78,22 +78,21 @@ class TransferDesk:
 
     def _step(self, transfer: LiveRef[Transfer], state: State, order: Order) -> None:
         memory = transfer.using(command_id=f"{order.source}: after {state}")
-        if state is State.STARTED:
-            refusal = self._ask(Account.withdraw, order.debit, order.amount)
-            if refusal:
-                self._wait(memory.submit(Transfer.refused, refusal))
-            else:
-                self._wait(memory.submit(Transfer.debited))
-        elif state is State.DEBITED:
-            refusal = self._ask(Account.deposit, order.credit, order.amount)
-            if refusal:
-                self._wait(memory.submit(Transfer.rejected, refusal))
-            else:
-                self._wait(memory.submit(Transfer.completed))
-        else:
+        if state is State.REJECTED:
             # The payer may have closed the account since; what it must get back is a fact.
             self._do(Account.book, order.refund, order.amount)
             self._wait(memory.submit(Transfer.refunded))
+            return
+        if state is State.STARTED:
+            refusal = self._ask(Account.withdraw, order.debit, order.amount)
+            done, refused = Transfer.debited, Transfer.refused
+        else:
+            refusal = self._ask(Account.deposit, order.credit, order.amount)
+            done, refused = Transfer.completed, Transfer.rejected
+        if refusal is None:
+            self._wait(memory.submit(done))
+        else:
+            self._wait(memory.submit(refused, refusal))
 
     def _ask(
         self, method: Callable[..., Any], transaction: Transaction, amount: Decimal

@@ -29,7 +29,7 @@ _INSERT_ONCE = frozenset(
 )
 """Modules whose recorders hand a save to their store once."""
 _MAY_STORE_LATER = "eventsourcing.postgres"
-"""The module whose recorders have a store that may commit what they have given up."""
+"""The module of the factory whose store may commit what its recorder has given up."""
 
 
 class Outcome(Enum):
@@ -73,11 +73,8 @@ def may_store_later(app: Application[Any]) -> bool:
     The commit may have come to a server that the connection to was lost; and the library's recorder
     tries again, so that its last error does not say what became of the first try.
     """
-    return any(
-        cls.__module__ == _MAY_STORE_LATER
-        for recorder in _recorders(app)
-        for cls in type(recorder).__mro__
-    )
+    # By the factory: whatever wraps its recorder, and however, the store is the same.
+    return any(cls.__module__ == _MAY_STORE_LATER for cls in type(app.factory).__mro__)
 
 
 def _recorders(app: Application[Any]) -> list[object]:

@@ -105,7 +105,8 @@ class Receipts:
         self._events = app.events
         self._has_uuids = issubclass(id_type, UUID)
         self.was_found = False
-        """Whether the last that was looked for was there, so that the next may be, too."""
+        """Whether the last that was looked for was there, so that the next may be, too. A hint,
+        which any actor's thread writes, under no lock."""
 
     def find(self, command_id: UUID | str | None) -> ReceiptBase[Any] | None:
         """Return the receipt of a command, if it has one."""

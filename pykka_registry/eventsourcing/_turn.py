@@ -456,9 +456,9 @@ class LiveActor(AggregateMixin, PooledActor):
             OutcomeUnknown: if that cannot be found out, or may still change.
             Exception: what the store has failed with, if nothing is stored.
         """
-        what: Any = _Events(self.key, events)
+        saved: Any = _Events(self.key, events)
         try:
-            self._app.save(what)
+            self._app.save(saved)
         except _NOT_STORED:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ import pytest
 
 from examples.bank.cli import main
 from examples.bank.store import find_store
+from pykka_registry.eventsourcing._outcome import may_store_later
 from tests.bank.support import (
     make_rows,
     open_bank,
@@ -48,6 +49,15 @@ def db(server: str, request: pytest.FixtureRequest) -> str:
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     return server.replace("/postgres?", f"/{name}?")
+
+
+def test_a_commit_in_flight_is_reckoned_with_whatever_wraps_the_recorder(
+    db: str, tmp_path: Path
+) -> None:
+    with open_bank(db) as bank:
+        assert may_store_later(bank)
+    with open_bank(tmp_path / "b.sqlite") as bank:
+        assert not may_store_later(bank)
 
 
 def test_an_import_is_exact_and_a_second_one_books_nothing(

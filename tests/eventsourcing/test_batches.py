@@ -15,7 +15,8 @@ from eventsourcing.persistence import (
 
 from pykka_registry import AggregateMixin, AggregateRegistry, Undeliverable, WaitCycle
 from pykka_registry.eventsourcing import LiveAggregates, OutcomeUnknown, live_aggregates
-from pykka_registry.eventsourcing._turn import LiveActor
+from pykka_registry.eventsourcing._command import Decision
+from pykka_registry.eventsourcing._turn import LiveActor, Pending, Reply
 from tests.eventsourcing.accounts import (
     ADA,
     Account,
@@ -454,3 +455,19 @@ def test_a_wait_for_one_who_waits_for_the_batch_is_refused(
         assert WaitCycle in found  # of the one that came second
         assert customer.call(Customer.sign) is None
     assert stored(bank).balance == 1
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_reply_that_comes_after_the_batch_is_stored_gets_what_has_become_of_it(
+    *, is_whole: bool
+) -> None:
+    decision = Decision("result", 1)
+    stored, failed = Pending(), Pending()
+    stored.give(decision)
+    failed.fail(ValueError("no"))
+    replies = [Reply(is_whole=is_whole) for _ in range(2)]
+    for reply, pending in zip(replies, [stored, failed], strict=True):
+        reply.give(pending)
+    assert replies[0].get(timeout=0) == (decision if is_whole else "result")
+    with pytest.raises(ValueError, match="no"):
+        replies[1].get(timeout=0)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.eventsourcing.support import Store
 
 ROOT = Path(__file__).parent.parent.parent
-KILLS = int(os.environ.get("TEST_KILLS", "3"))
+KILLS = int(os.environ.get("TEST_KILLS", "4"))
 LAST_ONES = 30  # commands that are sent after the last kill
 
 
