@@ -191,6 +191,8 @@ def test_who_is_due_when_the_interpreter_gives_no_thread_is_run_by_who_looks_aft
 
     ref = Echo.start()
     assert ref.ask(1) == 1
+    inbox: Any = ref.actor_inbox
+    poll(lambda: not inbox._is_submitted)  # else the pool, which was told of the start, comes yet
     with monkeypatch.context() as patch:
         patch.setattr(_turns, "in_pool", refuse)
         answer = ref.ask(2, block=False)
