@@ -237,7 +237,7 @@ class AggregateMixin(pykka.Actor):
         @property
         def actor_stopped(self) -> threading.Event:
             """See `pykka.Actor.actor_stopped`."""
-            return cast("threading.Event", self._pykka_registry_life.stopped)
+            return cast("threading.Event", self._pykka_registry_life)
 
         @actor_stopped.setter
         def actor_stopped(self, _event: threading.Event) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -25,29 +25,23 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch  # there is no fork on 
     os.register_at_fork(after_in_child=_make_lock)
 
 
-class Ends(Protocol):
-    """Something that can be ended."""
-
-    def end(self) -> None:
-        """Do what comes before it is seen as dead."""
-        ...
-
-
 class StopFlag:
     """What stands for the event by which Pykka tells whether an actor is alive.
 
-    To set it ends the actor: whose flag it is does what comes before.
+    To set it ends the actor: a subclass does what comes before, in `end`.
 
     `_is_set` turns true once. `_event` is there once somebody has waited; it is made under `_LOCK`,
     and looked at under it after `_is_set` has turned true, so each waiter is seen.
     """
 
-    __slots__ = ("_event", "_is_set", "_whose")
+    __slots__ = ("_event", "_is_set")
 
-    def __init__(self, whose: Ends | None = None) -> None:
-        self._whose = whose
+    def __init__(self) -> None:
         self._event: threading.Event | None = None
         self._is_set = False
+
+    def end(self) -> None:
+        """Do what comes before an actor is seen as dead."""
 
     def is_set(self) -> bool:
         """Tell whether it was set."""
@@ -57,8 +51,7 @@ class StopFlag:
         """Do what comes before an actor is seen as dead, then set the flag."""
         if self._is_set:
             return
-        if self._whose is not None:
-            self._whose.end()
+        self.end()
         self._is_set = True
         with _LOCK[0]:
             event = self._event

@@ -16,7 +16,6 @@ import os
 import threading
 import time
 import uuid
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pykka
@@ -74,12 +73,35 @@ class Tail:
             self._lock.release()
 
 
-class Life:
-    """What an aggregate has from before its constructor to after its end.
+class Ending:
+    """What a life has once something ends it; see `Life`."""
+
+    __slots__ = ("cause", "is_abandoned", "left", "stops", "stops_all", "tracebacks")
+
+    def __init__(self) -> None:
+        self.cause: BaseException | None = None
+        """What it failed of."""
+        self.tracebacks: Sequence[TracebackType] = ()
+        """Those of the cause, and of what has led to it, as they were before others got it."""
+        self.left: list[Mail] | None = None
+        """What was left over when its inbox was closed, and is not dealt with yet."""
+        self.stops: list[Mail] = []
+        """Who asked it to stop: answered when the key is free."""
+        self.is_abandoned = False
+        """It did not start or end in time, and its key is quarantined until it ends."""
+        self.stops_all = False
+        """A handler ended with SystemExit or its like."""
+
+
+class Life(StopFlag):
+    """What an aggregate has from before its constructor to after its end; and its stop flag.
+
+    There may be a million that wait for their next message. So what only its end needs is an object
+    of its own, made under `_LOCK` when it is first wanted.
 
     All fields are written by the one thread that runs the aggregate at the time, but for one case:
     somebody outside who sets the stop flag of a ref, or abandons the aggregate, runs `end` in their
-    thread, which appends to `stops` and then looks at `is_over`. The aggregate's thread sets
+    thread, which appends to `Ending.stops` and then looks at `is_over`. The aggregate's thread sets
     `is_over` and then empties `stops`. So each stop is answered by one of the two. `_urn` is
     written once, under `_LOCK`.
     """
@@ -87,42 +109,25 @@ class Life:
     __slots__ = (
         "_urn",
         "actor",
-        "cause",
+        "ending",
         "inbox",
         "incarnation",
-        "is_abandoned",
         "is_over",
-        "left",
         "ref",
-        "stopped",
-        "stops",
-        "stops_all",
-        "tracebacks",
     )
 
     def __init__(
         self, incarnation: Incarnation | None, actor: AggregateMixin | None = None
     ) -> None:
+        super().__init__()
         self.incarnation = incarnation
         self.actor = actor
         """There from its constructor to its end."""
         self.inbox = Inbox(incarnation, self.inbox_lock())
-        self.stopped = StopFlag(self)
         self.ref = IncarnationRef(self)
-        self.cause: BaseException | None = None
-        """What it failed of."""
-        self.tracebacks: Sequence[TracebackType] = ()
-        """Those of the cause, and of what has led to it, as they were before others got it."""
-        self.left: list[Mail] | None = None
-        """What was left over when its inbox was closed, and is not dealt with yet."""
-        self.stops: deque[Mail] | None = None
-        """Who asked it to stop: answered when the key is free."""
+        self.ending: Ending | None = None
         self.is_over = False
         """The key is free, or its successor's."""
-        self.is_abandoned = False
-        """It did not start or end in time, and its key is quarantined until it ends."""
-        self.stops_all = False
-        """A handler ended with SystemExit or its like."""
         self._urn: str | None = None
 
     @property
@@ -140,6 +145,19 @@ class Life:
                 self._urn = uuid.uuid4().urn
             return self._urn
 
+    @property
+    def cause(self) -> BaseException | None:
+        """What it failed of."""
+        return None if self.ending is None else self.ending.cause
+
+    def begin_to_end(self) -> Ending:
+        """Return what there is for its end, the same for all who ask."""
+        if self.ending is None:
+            with _LOCK[0]:
+                if self.ending is None:
+                    self.ending = Ending()
+        return self.ending
+
     def describe(self, name: str) -> Any:
         """Return what Pykka's own ref of this actor has by this name."""
         match name:
@@ -148,7 +166,7 @@ class Life:
             case "actor_inbox":
                 return self.inbox
             case "actor_stopped":
-                return self.stopped
+                return self
             case "actor_urn":
                 return self.urn
             case _:
@@ -253,7 +271,7 @@ class Life:
             else:
                 if future is not None:
                     answer(envelope, reply)
-        if not self.stopped._is_set and not self.inbox.closed:
+        if not self._is_set and not self.inbox.closed:
             return None
         # Somebody has set the flag, which Pykka's own stop does only after this:
         self.hide()
@@ -264,10 +282,11 @@ class Life:
         """Free the key, and let go of the actor."""
         incarnation = self.incarnation
         assert incarnation is not None
-        leaving = None if self.stops_all else self.leaving()
+        stops_all = self.begin_to_end().stops_all
+        leaving = None if stops_all else self.leaving()
         try:
             try:
-                self.stopped.set()
+                self.set()
             finally:
                 try:
                     incarnation.entry.table.ended(incarnation, reason, self.cause, leaving)
@@ -282,7 +301,7 @@ class Life:
                     incarnation.entry.table.has_left(leaving)
                 finally:
                     leaving.over()
-        if self.stops_all:
+        if stops_all:
             # Pykka does this before the teardown. Here it comes last: it waits for every other
             # actor, and some of them may be waiting for this one.
             self.stop_all()
@@ -329,24 +348,25 @@ class Life:
                 self._note_stop(envelope)
             else:
                 fail(envelope, self.undeliverable())
-        self.left = None  # last: who is interrupted before this comes here once more
+        self.begin_to_end().left = None  # last: who is interrupted before this comes here once more
         if self.is_over:
             self.answer_stops()
 
     def abandon(self) -> None:
         """Count it as dead from now on, though its thread still runs; in another thread."""
-        self.is_abandoned = True
+        self.begin_to_end().is_abandoned = True
         self.hide()
-        self.stopped.set()
+        self.set()
 
     def answer_stops(self) -> None:
         """Tell whoever asked it to stop that it has."""
-        while self.stops:
+        stops = self.begin_to_end().stops
+        while stops:
             # Taken out when it is answered: an interrupt may come between, and another thread, too.
             with contextlib.suppress(IndexError, ValueError):
-                envelope = self.stops[0]
+                envelope = stops[0]
                 answer(envelope, value=True)
-                self.stops.remove(envelope)
+                stops.remove(envelope)
 
     def undeliverable(self, why: str = "ended before it handled the message") -> Undeliverable:
         """Return what an asker gets in place of an answer."""
@@ -356,11 +376,7 @@ class Life:
         return error
 
     def _note_stop(self, envelope: Mail) -> None:
-        if self.stops is None:
-            with _LOCK[0]:
-                if self.stops is None:
-                    self.stops = deque()
-        self.stops.append(envelope)
+        self.begin_to_end().stops.append(envelope)
 
     def _handle_exception(self, error: BaseException, envelope: Mail) -> EndReason | None:
         if not isinstance(error, Exception):
@@ -395,9 +411,8 @@ class Life:
 
     def _fail_start(self, error: BaseException) -> EndReason:
         self.note_interrupt(error)
-        self.cause = error
-        self.tracebacks = _frames.tracebacks(error)
-        self.stopped.set()
+        self._note_cause(error)
+        self.set()
         log(logging.ERROR, "%s failed to start", self, error=error)
         return EndReason.START_FAILED
 
@@ -405,8 +420,7 @@ class Life:
         """End because a `tell` raised."""
         actor = self.actor
         assert actor is not None
-        self.cause = error
-        self.tracebacks = _frames.tracebacks(error)
+        self._note_cause(error)
         self._die()
         log(logging.ERROR, "%s failed", self, error=error)
         self._run_hook(lambda: actor.on_failure(type(error), error, error.__traceback__))
@@ -418,23 +432,28 @@ class Life:
             What its asker gets.
 
         """
-        self.cause = error
+        self.begin_to_end().cause = error
         answer = self.undeliverable(f"ended with {type(error).__name__} in the handler")
         if envelope is not None:
             fail(envelope, answer)
         if self.note_interrupt(error):
             self.fail(error)
             return answer
-        self.stops_all = True
+        self.begin_to_end().stops_all = True
         self._die()
         log(logging.DEBUG, "%s ends all actors, for %r", self, error)
         assert self.actor is not None
         self._run_hook(self.actor.on_stop)
         return answer
 
+    def _note_cause(self, error: BaseException) -> None:
+        ending = self.begin_to_end()
+        ending.cause = error
+        ending.tracebacks = _frames.tracebacks(error)
+
     def _die(self) -> None:
         self.hide()
-        self.stopped.set()
+        self.set()
 
     def _forget_cause(self) -> None:
         """Let go of the actor, which the traceback of what it failed of holds.
@@ -443,13 +462,14 @@ class Life:
         dead letters keep the exception: the frames that it has passed here are emptied.
         """
         assert self.incarnation is not None
-        _frames.empty(self.tracebacks, self.incarnation.blueprint.aggregate_class)
-        self.tracebacks = ()
-        self.cause = None
+        ending = self.begin_to_end()
+        _frames.empty(ending.tracebacks, self.incarnation.blueprint.aggregate_class)
+        ending.tracebacks = ()
+        ending.cause = None
 
     def _run_last_hook_if_abandoned(self) -> None:
         """Run `on_stop` at a late end; at other ends by the flag nobody runs it, as in Pykka."""
-        if self.is_abandoned:
+        if self.begin_to_end().is_abandoned:
             assert self.actor is not None
             self._run_hook(self.actor.on_stop)
 

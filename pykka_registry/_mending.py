@@ -140,7 +140,7 @@ def _go_on(table: Table, entry: Entry, after: After, *, moved: bool) -> None:
             if table.refusal is not None or table.admission.wants_place_of(incarnation):
                 incarnation.inbox.nudge(after.do)
         elif entry.state is State.STOPPING:
-            after.do(incarnation.life.stopped.set)  # it may not have come to that
+            after.do(incarnation.life.set)  # it may not have come to that
     table._drop_if_unwanted(entry, after)
 
 

@@ -88,15 +88,16 @@ class PooledLife(Life, Turns):
         """End it because its thread was interrupted outside of its code, with this in hand."""
         incarnation = self.incarnation
         assert incarnation is not None
-        if self.cause is None:
-            self.cause = error
+        ending = self.begin_to_end()
+        if ending.cause is None:
+            ending.cause = error
         if envelope is not None and is_stop(envelope.message):
             self._note_stop(envelope)
         elif envelope is not None:
             if envelope.reply_to is None and not _had_begun(error):
                 incarnation.entry.table.bury(incarnation.entry.key, envelope.message, error)
             fail(envelope, self.undeliverable("was interrupted"))
-        if self.actor is not None and not self.stopped.is_set():
+        if self.actor is not None and not self.is_set():
             self.fail(error)
 
     def has_ended(self) -> bool:
@@ -107,7 +108,7 @@ class PooledLife(Life, Turns):
         """Free the key, and let go of the actor."""
         if reason is EndReason.STOPPED and self.cause is not None:
             reason = EndReason.FAILED  # the turn in which it failed was cut short
-        self.stopped.set()
+        self.set()
         if not self.inbox.empty():
             # An interrupt has put back what was being taken when another thread had closed it.
             self.end()

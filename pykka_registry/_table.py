@@ -457,7 +457,8 @@ class Table(Rows):
         letters: list[Letter] = []
         told: list[Any] = []
         asked: list[Mail] = []
-        left = life.left = life.left or []
+        ending = life.begin_to_end()
+        left = ending.left = ending.left or []
         for envelope in life.inbox.close(life.undeliverable, after.do, left):
             if isinstance(envelope, Letter):
                 if not is_expired(envelope):
@@ -467,18 +468,18 @@ class Table(Rows):
             else:
                 asked.append(envelope)
         if told:
-            self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, life.cause, after.do)
+            self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, ending.cause, after.do)
         if not letters:
             return asked
         if entry.state is State.STOPPING and entry.incarnation is incarnation:
             # In one: an interrupt finds each letter here or there.
-            entry.queue, life.left = deque([*letters, *entry.queue]), asked
+            entry.queue, ending.left = deque([*letters, *entry.queue]), asked
             entry.left_over += len(letters)
             for letter in letters:
                 self._count_in(letter)
         else:
             self._report(entry, letters, DeadLetterReason.ABANDONED, abandoned(entry), after)
-            life.left = asked
+            ending.left = asked
         return asked
 
     def bury(self, key: Hashable, message: Any, cause: BaseException) -> None:
@@ -534,7 +535,7 @@ class Table(Rows):
         entry = incarnation.entry
         if incarnation.life is None:  # an interrupt has come right after this
             return
-        stopped = bool(incarnation.life.stops)
+        stopped = bool(incarnation.life.begin_to_end().stops)
         self.admission.end(incarnation)
         # A life holds its incarnation in turn. What has begun and has no life has ended: an
         # interrupt before that has all this done once more, and what comes after it is mended.

@@ -82,10 +82,8 @@ GUARDS = [
     Guard(
         "a ref leaves the table before it is dead",
         "_flag.py",
-        "            self._whose.end()\n        self._is_set = True\n",
-        "            self._is_set = True\n"
-        "            self._whose.end()\n"
-        "        self._is_set = True\n",
+        "        self.end()\n        self._is_set = True\n",
+        "        self._is_set = True\n        self.end()\n",
         "tests/test_x3m_defects.py",
     ),
     Guard(
@@ -106,8 +104,8 @@ GUARDS = [
     Guard(
         "leftover asks are answered before on_stop and stop_all run",
         "_flag.py",
-        "            self._whose.end()\n",
-        "            pass\n",
+        "        self.end()\n",
+        "        pass\n",
         "tests/test_shutdown.py::test_system_exit_while_others_are_blocked_on_asks",
     ),
     Guard(
@@ -314,8 +312,8 @@ GUARDS = [
     Guard(
         "interrupted: a request to stop is answered before it is taken out",
         "_life.py",
-        "                answer(envelope, value=True)\n                self.stops.remove(envelope)\n",
-        "                self.stops.remove(envelope)\n                answer(envelope, value=True)\n",
+        "                answer(envelope, value=True)\n                stops.remove(envelope)\n",
+        "                stops.remove(envelope)\n                answer(envelope, value=True)\n",
         "tests/test_interrupts.py -k before_it_or_behind",
     ),
     Guard(
@@ -391,9 +389,9 @@ GUARDS = [
     Guard(
         "a kept ref keeps no actor",
         "_life.py",
-        "        _frames.empty(self.tracebacks, self.incarnation.blueprint.aggregate_class)\n"
-        "        self.tracebacks = ()\n"
-        "        self.cause = None\n",
+        "        _frames.empty(ending.tracebacks, self.incarnation.blueprint.aggregate_class)\n"
+        "        ending.tracebacks = ()\n"
+        "        ending.cause = None\n",
         "        pass\n",
         "tests/test_aggregate.py -k freed_at_once",
     ),
@@ -414,23 +412,23 @@ GUARDS = [
     Guard(
         "what is left over goes first",
         "_table.py",
-        "            entry.queue, life.left = deque([*letters, *entry.queue]), asked\n",
+        "            entry.queue, ending.left = deque([*letters, *entry.queue]), asked\n",
         "            self._lock.release(); __import__('time').sleep(0.001); self._lock.acquire()\n"
-        "            entry.queue, life.left = deque([*entry.queue, *letters]), asked\n",
+        "            entry.queue, ending.left = deque([*entry.queue, *letters]), asked\n",
         "tests/test_delivery.py -k stays_in_order_while",
     ),
     Guard(
         "what is left over is kept",
         "_table.py",
-        "            entry.queue, life.left = deque([*letters, *entry.queue]), asked\n",
-        "            life.left = asked\n",
+        "            entry.queue, ending.left = deque([*letters, *entry.queue]), asked\n",
+        "            ending.left = asked\n",
         "tests/test_delivery.py -k goes_first",
     ),
     Guard(
         "what is left over stays in order",
         "_table.py",
-        "            entry.queue, life.left = deque([*letters, *entry.queue]), asked\n",
-        "            entry.queue, life.left = deque([*reversed(letters), *entry.queue]), asked\n",
+        "            entry.queue, ending.left = deque([*letters, *entry.queue]), asked\n",
+        "            entry.queue, ending.left = deque([*reversed(letters), *entry.queue]), asked\n",
         "tests/test_delivery.py -k goes_first",
     ),
     Guard(

@@ -923,7 +923,7 @@ def test_a_stop_that_somebody_outside_finds_after_the_end_is_answered() -> None:
     future: Future[Any] = Future()
     life.inbox.put(Envelope(messages._ActorStop(), reply_to=future))
     life.is_over = True
-    life.stopped.set()
+    life.set()
     assert future.get(timeout=60) is True
 
 
