@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import pykka
+from pykka._envelope import Envelope
 
+from pykka_registry._future import Future
 from pykka_registry._turns import send_and_help
 from pykka_registry._waits import mine
 
 if TYPE_CHECKING:
-    from pykka_registry._future import Future
     from pykka_registry._life import Life
 
 __all__ = ["IncarnationRef"]
@@ -36,10 +37,19 @@ class IncarnationRef(pykka.ActorRef[Any]):
         self.__dict__[name] = value
         return value
 
+    # Pykka's own first looks whether the actor is alive. Here a closed inbox says that it is not.
+
+    def tell(self, message: Any) -> None:
+        """See `pykka.ActorRef.tell`."""
+        if not self._life.inbox.accept(Envelope(message)):
+            super().tell(message)  # which says why not
+
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """See `pykka.ActorRef.ask`. Without a timeout the calling thread may run the handler."""
-        if not block or timeout is not None:
-            return super().ask(message, block=block, timeout=timeout)
+        if not block:
+            return self._send(message)
+        if timeout is not None:
+            return self._send(message).get(timeout=timeout)
         life = self._life
         depth = len(mine.running)
         try:
@@ -51,4 +61,9 @@ class IncarnationRef(pykka.ActorRef[Any]):
         return send_and_help(self._send, message).get()
 
     def _send(self, message: Any) -> Future[Any]:
-        return cast("Future[Any]", super().ask(message, block=False))
+        future: Future[Any] = Future()
+        inbox = self._life.inbox
+        future.sent_to(inbox.owner)
+        if inbox.accept(Envelope(message, future)):
+            return future
+        return cast("Future[Any]", super().ask(message, block=False))  # which says why not

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["After"]
+
+_MANY = 32
+"""From so many on a list is slower to take the first from than to make a deque of."""
+
+
+_Item: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
+_List: TypeAlias = list[_Item]
 
 
 class After:
@@ -16,7 +24,7 @@ class After:
     __slots__ = ("_todo",)
 
     def __init__(self) -> None:
-        self._todo: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self._todo: _List | deque[_Item] = []
 
     def do(self, action: Callable[..., object], *args: Any) -> None:
         """Have it done."""
@@ -25,6 +33,8 @@ class After:
     def run(self) -> None:
         """Do what is left."""
         todo = self._todo
+        if len(todo) > _MANY:
+            todo = self._todo = deque(todo)
         while todo:
             action, args = todo[0]
             action(*args)

@@ -217,7 +217,8 @@ class Inbox:
                 # was not accepted yet, and never the wake-up for one that was.
                 if self._parked is not None:
                     self._unpark()
-                wake = self._wake_again() if self._turn == _DUE else None
+                is_due = self._turn == _DUE and not self._is_submitted
+                wake = self._wake_again() if is_due else None
                 self._visited = True
                 if self._envelopes is None:
                     self._envelopes = deque()
@@ -271,6 +272,10 @@ class Inbox:
     def empty(self) -> bool:
         """Tell whether there is nothing to get; out of date as soon as it is said."""
         return not self._batch and not self._envelopes
+
+    def is_crowded(self) -> bool:
+        """Tell whether there are several to get; out of date as soon as it is said."""
+        return len(self._batch) + len(self._envelopes or ()) > 1
 
     # For a reader that is a thread.
 

@@ -256,7 +256,7 @@ class Life(StopFlag):
             if incarnation.asked is not None:
                 incarnation.entry.table.decline(incarnation)
             future = envelope.reply_to
-            if isinstance(future, Future) and not future.begin():
+            if future is not None and isinstance(future, Future) and not future.begin():
                 return None  # whoever asked has been told that it will not be handled
             message = envelope.message
             if is_stop(message):
@@ -269,9 +269,11 @@ class Life(StopFlag):
                 if reason is not None:
                     return reason
             else:
-                if future is not None:
+                if isinstance(future, Future):
+                    future.give(reply)
+                elif future is not None:
                     answer(envelope, reply)
-        if not self._is_set and not self.inbox.closed:
+        if not self._is_set and self.inbox._error is None:
             return None
         # Somebody has set the flag, which Pykka's own stop does only after this:
         self.hide()

@@ -20,8 +20,9 @@ import contextvars
 import logging
 import os
 import threading
+import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from pykka_registry import _waits
 from pykka_registry._events import EndReason
@@ -48,6 +49,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_Task: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
+
 SPARE = "pykka-registry-spare"
 """The name of a thread for what no executor does in time."""
 
@@ -61,12 +64,65 @@ BATCH = 64
 class _Shared:
     """The shared pool: made when it is first wanted, and once more in a forked child.
 
-    `_executor` is written under `_lock` only, and may be read without it.
+    What is due waits in a queue of our own, for it may be a million, and is run by *workers*: tasks
+    of the executor that go on for as long as there is something due.
+
+    `_executor`, `_coming` and `_running` are written under `_lock` only; the first may be read
+    without it. `_due` needs no lock, being a `deque`. A worker leaves if it sees under the lock
+    that nothing is due, and who has put something in looks for workers after that, under the lock:
+    so the one sees the task, or the other sees that the worker has left.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._executor: concurrent.futures.Executor | None = None
+        self._due: deque[_Task] = deque()
+        self._coming: set[object] = set()
+        """Workers that the executor was told of. It may fail to run them, so nobody counts on
+        these alone."""
+        self._running: set[object] = set()
+
+    def do(self, function: Callable[..., object], *args: Any) -> None:
+        """Have it run.
+
+        Raises:
+            RuntimeError: If there is no thread to be had for it. If others are at work it may be
+                run all the same.
+
+        """
+        task, worker = (function, args), object()
+        self._due.append(task)
+        try:
+            with self._lock:
+                if self._running and len(self._running) + len(self._coming) >= WIDTH:
+                    return
+                self._coming.add(worker)
+            try:
+                self.get().submit(self._work, worker)
+            except RuntimeError:
+                _spares.do(self._work, worker)
+        except BaseException as error:
+            with self._lock:
+                self._coming.discard(worker)
+            if isinstance(error, RuntimeError):
+                with contextlib.suppress(ValueError, IndexError):  # others take from it meanwhile
+                    self._due.remove(task)
+            raise
+
+    def _work(self, worker: object) -> None:
+        with self._lock:
+            self._coming.discard(worker)
+            self._running.add(worker)
+        while True:
+            try:
+                function, args = self._due.popleft()
+            except IndexError:
+                with self._lock:
+                    if not self._due:
+                        self._running.discard(worker)
+                        return
+                continue
+            _run(function, args, "the pool")
 
     def get(self) -> concurrent.futures.Executor:
         if self._executor is None:
@@ -87,7 +143,7 @@ class _Spares:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._todo: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._todo: deque[_Task] = deque()
         self._threads: set[threading.Thread] = set()
 
     def do(self, function: Callable[..., object], *args: Any) -> None:
@@ -146,10 +202,15 @@ class _Spares:
                     self._threads.discard(threading.current_thread())
                     return
                 function, args = self._todo.popleft()
-            try:
-                function(*args)
-            except BaseException as error:  # noqa: BLE001  # others wait for this thread
-                log(logging.ERROR, "%r failed in a spare thread", function, error=error)
+            _run(function, args, "a spare thread")
+
+
+def _run(function: Callable[..., object], args: tuple[Any, ...], where: str) -> None:
+    """Run it, come what may: others wait for this thread."""
+    try:
+        function(*args)
+    except BaseException as error:  # noqa: BLE001
+        log(logging.ERROR, "%r failed in %s", function, where, error=error)
 
 
 _shared = _Shared()
@@ -180,7 +241,7 @@ def in_pool(
     """
     try:
         if executor is None:
-            _shared.get().submit(function, *args)
+            _shared.do(function, *args)
             return
         task = executor.submit(function, *args)
     except RuntimeError:
@@ -412,7 +473,11 @@ class Turns:
 
     def help(self, until: Future[Any]) -> bool:
         """Take a turn until there is a result, if it is due and that may be; tells whether so."""
-        return self.helping and _waits.may_help() and _waits.has_room() and self.take_turn(until)
+        if not (self.helping and _waits.may_help() and _waits.has_room()):
+            return False
+        if self.inbox.is_crowded():
+            time.sleep(0)  # to the pool's thread, if it has come: it takes them all in one turn
+        return self.take_turn(until)
 
     def recover(self, depth: int) -> None:
         """Let others take a turn that an interrupt, or the end of the stack, has cut short.
