@@ -56,6 +56,7 @@ __all__ = [
 
 
 _Stop = messages._ActorStop
+_STOP = _Stop()
 
 
 class Wakeable(Protocol):
@@ -559,7 +560,7 @@ def is_stop(message: object) -> bool:
 
 def stop_letter(reply_to: Future[bool]) -> Letter:
     """Return the request to stop that goes by way of the key."""
-    return Letter(_Stop(), reply_to)
+    return Letter(_STOP, reply_to)
 
 
 def is_expired(letter: Letter) -> bool:

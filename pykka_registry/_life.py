@@ -10,7 +10,6 @@ does without one is in `_pooled_life`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -365,10 +364,12 @@ class Life(StopFlag):
         stops = self.begin_to_end().stops
         while stops:
             # Taken out when it is answered: an interrupt may come between, and another thread, too.
-            with contextlib.suppress(IndexError, ValueError):
+            try:
                 envelope = stops[0]
                 answer(envelope, value=True)
                 stops.remove(envelope)
+            except (IndexError, ValueError):
+                continue
 
     def undeliverable(self, why: str = "ended before it handled the message") -> Undeliverable:
         """Return what an asker gets in place of an answer."""

@@ -335,7 +335,7 @@ class Table(Rows):
         return self._change(partial(self._begin_life, incarnation, life))
 
     def _begin_life(self, incarnation: Incarnation, life: Life, after: After) -> bool:
-        if incarnation.begun:
+        if incarnation.begun or not incarnation.launched:  # its place was taken back meanwhile
             return False
         if self._is_due(incarnation):
             self.admission.moved_at = time.monotonic()

@@ -898,6 +898,27 @@ GUARDS = [
         "tests/test_pooled.py -k awaits_in_a_handler",
     ),
     Guard(
+        "a worker of the pool does not leave what has come meanwhile",
+        "_turns.py",
+        "                    if not self._due:\n                        self._running",
+        "                    if True:\n                        self._running",
+        "tests/test_shared_pool.py -k about_to_leave",
+    ),
+    Guard(
+        "nobody counts on a worker that may never begin",
+        "_turns.py",
+        "                if self._running and len(self._running)",
+        "                if len(self._running)",
+        "tests/test_shared_pool.py -k counts_on",
+    ),
+    Guard(
+        "one whose place was taken back does not begin",
+        "_table.py",
+        "        if incarnation.begun or not incarnation.launched:",
+        "        if incarnation.begun:",
+        "tests/test_pooled_life.py -k lost_its_place",
+    ),
+    Guard(
         "a forked child has a pool of its own",
         "_turns.py",
         "    _shared.__init__()  # type: ignore[misc]  # as new\n",

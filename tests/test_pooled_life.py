@@ -7,6 +7,7 @@ import itertools
 import random
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -452,5 +453,23 @@ def test_what_is_to_begin_waits_in_its_pool_once() -> None:
         assert incarnation is not None
         submit(incarnation)
         assert len(executor._tasks) == 1
+        executor.open()
+        assert registry.get_or_start("k", timeout=PATIENCE).is_alive()
+
+
+def test_what_has_lost_its_place_does_not_begin_before_it_has_another() -> None:
+    """Its thread could not be started, and yet a task comes late that was told of it."""
+    executor = Aside()
+    with AggregateRegistry.start(Pooled, executor=executor) as registry:
+        registry.ref("k").tell(1)
+        incarnation = incarnation_of(registry)
+        table = registry._table
+        table._change(partial(table._refuse, incarnation, RuntimeError("no thread")))
+        assert table.admission.live == 0
+        (late,) = executor._tasks
+        late()
+        assert not incarnation.begun
+        table.tick()
+        assert table.admission.live == 1
         executor.open()
         assert registry.get_or_start("k", timeout=PATIENCE).is_alive()
