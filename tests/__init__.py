@@ -18,12 +18,12 @@ def _fork_without_the_lock_of_coverage() -> None:
         import coverage  # noqa: PLC0415  # if it runs
 
         collector: Any = getattr(coverage.Coverage.current(), "_collector", None)
-        if collector is not None:
-            collector.data_lock = threading.RLock()
+        if getattr(collector, "data_lock", None) is not None:
+            collector.data_lock = lock = threading.RLock()
+            for tracer in collector.tracers:  # those that run: of later ones it sees to itself
+                tracer.lock_data, tracer.unlock_data = lock.acquire, lock.release
             os.register_at_fork(
-                before=collector.lock_data,
-                after_in_parent=collector.unlock_data,
-                after_in_child=collector.unlock_data,
+                before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
             )
 
 
