@@ -10,7 +10,9 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pykka
 import pytest
+from pykka._envelope import Envelope
 from pykka.messages import ProxyCall
 
 from pykka_registry import (
@@ -37,8 +39,6 @@ from tests.test_mending import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-
-    import pykka
 
     from pykka_registry import RegistryRef
 
@@ -473,3 +473,24 @@ def test_what_has_lost_its_place_does_not_begin_before_it_has_another() -> None:
         assert table.admission.live == 1
         executor.open()
         assert registry.get_or_start("k", timeout=PATIENCE).is_alive()
+
+
+def test_a_stop_that_another_thread_answers_and_takes_out_meanwhile() -> None:
+    life = _life.Life(None)
+    stops = life.begin_to_end().stops
+    futures = [Future[bool](), Future[bool]()]
+    for future in futures:
+        stops.append(letter := stop_letter(future))
+        future.add_done_callback(lambda _, letter=letter: stops.remove(letter))  # type: ignore[misc]
+    life.answer_stops()
+    assert [future.get(timeout=PATIENCE) for future in futures] == [True, True]
+    assert stops == []
+
+
+def test_an_asker_with_a_future_of_pykkas_own_is_answered() -> None:
+    with AggregateRegistry.start(Pooled) as registry:
+        future = pykka.ThreadingFuture[Any]()
+        registry.get_or_start("k").actor_inbox.put(
+            Envelope(ProxyCall(("do",), ("it",), {}), future)
+        )
+        assert future.get(timeout=PATIENCE) == "it"
