@@ -1068,7 +1068,7 @@ def test_what_has_expired_takes_up_no_room() -> None:
         gate.open()
         poll(lambda: "slow" in registry)
         assert slow.call(Counting.add) == 11_112
-            poll(lambda: registry.stats().queued == 0)  # the other one may be starting yet
+        poll(lambda: registry.stats().queued == 0)  # the other one may be starting yet
         assert registry.stats().expired == 1_000
 
 
