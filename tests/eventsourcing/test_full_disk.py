@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import resource
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pykka_registry.eventsourcing import live_aggregates
 from tests.eventsourcing.accounts import Account, Refusal, balance, open_bank, stored
 from tests.eventsourcing.teller import OWNERS, Order
 from tests.eventsourcing.test_live_crashes import check
-from tests.support import poll
+from tests.support import PATIENCE, poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -93,10 +94,18 @@ def read_only_server(url: str) -> Generator[None]:
         connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         connection.execute("SELECT pg_reload_conf()")
         try:
+            poll(lambda: is_read_only(url))
             yield
         finally:
             connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
             connection.execute("SELECT pg_reload_conf()")
+
+
+def is_read_only(url: str) -> bool:
+    """Tell whether a new session is: those that there are have been told by then."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SHOW transaction_read_only").fetchone()
+    return row == ("on",)
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,9 @@ def trouble(request: pytest.FixtureRequest, connections: list[SQLiteConnection])
 
 def count_until_it_fails(trouble: Trouble, step: Callable[[int], object]) -> int:
     """Return how often something small still found a place, before the store said why not."""
+    until = time.monotonic() + PATIENCE
     for number in itertools.count():
+        assert time.monotonic() < until, f"{number} found a place, and the next would"
         try:
             step(number)
         except PersistenceError as error:
