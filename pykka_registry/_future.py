@@ -260,19 +260,7 @@ class Future(pykka.Future[T]):
 
     def give(self, value: T) -> bool:
         """Set the value; false if there is a result already."""
-        waiters: list[Callable[[], object]] | None = None
-        try:
-            with self._lock:  # what follows is `_resolve`: a call costs time
-                if self._done or self._hook is not None:
-                    return False
-                self._value = value
-                self._done, waiters, self._waiters = True, self._waiters, None
-            if waiters is not None:
-                _call(waiters)
-        except BaseException:
-            _call(waiters or [])
-            raise
-        return True
+        return self._resolve(value, None)
 
     def fail(self, error: BaseException) -> bool:
         """Set the exception `error` as it stands; false if there is a result already."""

@@ -255,7 +255,7 @@ class Life(StopFlag):
             if incarnation.asked is not None:
                 incarnation.entry.table.decline(incarnation)
             future = envelope.reply_to
-            if future is not None and isinstance(future, Future) and not future.begin():
+            if isinstance(future, Future) and not future.begin():
                 return None  # whoever asked has been told that it will not be handled
             message = envelope.message
             if is_stop(message):

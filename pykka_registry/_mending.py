@@ -23,13 +23,13 @@ from pykka_registry._rows import LAUNCH_AGAIN, abandoned, launch, undeliverable
 if TYPE_CHECKING:
     from pykka_registry._after import After
     from pykka_registry._entry import Entry, Incarnation
+    from pykka_registry._rows import Rows
     from pykka_registry._supervision import Record
-    from pykka_registry._table import Table
 
 __all__ = ["mend"]
 
 
-def mend(table: Table, after: After) -> None:
+def mend(table: Rows, after: After) -> None:
     """Make what a table keeps besides its rows consistent with them, and go on from there."""
     if table._lost:
         table._make_anew(dict(table._lost))
@@ -50,7 +50,7 @@ def mend(table: Table, after: After) -> None:
     table._check_settled()
 
 
-def _forget_strangers(table: Table) -> None:
+def _forget_strangers(table: Rows) -> None:
     """Let go of entries that have not come into the table, or have just left it."""
     there = set(table._all_entries())
     for incarnation in table.admission.all():
@@ -59,7 +59,7 @@ def _forget_strangers(table: Table) -> None:
             incarnation.entry.alarm = None
 
 
-def _mend_entry(table: Table, entry: Entry) -> None:
+def _mend_entry(table: Rows, entry: Entry) -> None:
     """Finish what an entry has only half of."""
     incarnation = entry.incarnation
     if incarnation is not None and incarnation.begun and incarnation.life is None:  # it has ended
@@ -81,7 +81,7 @@ def _mend_entry(table: Table, entry: Entry) -> None:
     entry.left_over = min(entry.left_over, len(entry.queue))
 
 
-def _mend_active(table: Table) -> None:
+def _mend_active(table: Rows) -> None:
     """Let look-ups find those who are active, and nobody else."""
     for key, ref in list(table.active.items()):
         owner = cast("Incarnation", ref._life.inbox.owner)
@@ -94,7 +94,7 @@ def _mend_active(table: Table) -> None:
                 table.active[entry.key] = entry.ref
 
 
-def _count(table: Table) -> bool:
+def _count(table: Rows) -> bool:
     """Count anew; tells whether an entry was between two states."""
     entries = table._all_entries()
     states = Counter(entry.state for entry in entries)
@@ -118,7 +118,7 @@ def _count(table: Table) -> bool:
     return moved
 
 
-def _go_on(table: Table, entry: Entry, after: After, *, moved: bool) -> None:
+def _go_on(table: Rows, entry: Entry, after: After, *, moved: bool) -> None:
     """See that something happens next to an entry: an alarm, a launch, an end."""
     incarnation = entry.incarnation
     if entry.given_up is not None:
@@ -144,7 +144,7 @@ def _go_on(table: Table, entry: Entry, after: After, *, moved: bool) -> None:
     table._drop_if_unwanted(entry, after)
 
 
-def _delay(table: Table, entry: Entry) -> float | None:
+def _delay(table: Rows, entry: Entry) -> float | None:
     """Return after how many seconds an entry is to be looked at, in the state that it is in."""
     incarnation = entry.incarnation
     if entry.state is State.BACKOFF:
@@ -162,7 +162,7 @@ def _delay(table: Table, entry: Entry) -> float | None:
     return table.policy.start_timeout if is_starting else table.policy.stop_timeout
 
 
-def _is_left_alone(table: Table, record: Record) -> bool:
+def _is_left_alone(table: Rows, record: Record) -> bool:
     """Tell whether a key's failures are to be forgotten after a while."""
     entry = None
     with contextlib.suppress(Exception):  # a key's own __hash__ or __eq__

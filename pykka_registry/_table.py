@@ -18,43 +18,33 @@ stay in order. `formal/` has a model of this, checked in all its states.
 
 from __future__ import annotations
 
-import itertools
 import logging
-import threading
 import time
-import weakref
-from collections import deque
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pykka
 
 from pykka_registry import _waits
-from pykka_registry._after import After
+from pykka_registry._closing import Closing
 from pykka_registry._entry import Blueprint, Entry, Incarnation, Ref, StartRequest, State
-from pykka_registry._events import DeadLetterReason, EndReason, Registered, Stats
+from pykka_registry._events import DeadLetterReason, EndReason, Stats
 from pykka_registry._exceptions import (
     HeldByForeignActor,
     KeyAlreadyRegistered,
     NoAnswer,
     Overloaded,
     OverloadedTimeout,
-    RegistryError,
     RegistryStopped,
-    Undeliverable,
 )
-from pykka_registry._fork import FORKED, Forked, tables
+from pykka_registry._fork import tables
 from pykka_registry._future import Future
-from pykka_registry._inbox import Letter, is_expired, is_stop
-from pykka_registry._log import count, log, name
-from pykka_registry._mending import mend
+from pykka_registry._inbox import Letter, is_stop
+from pykka_registry._log import log, name
 from pykka_registry._rows import (
     LAUNCH_AGAIN,
-    Rows,
-    abandoned,
     launch,
-    no_class,
     quarantined,
     stopped_at_rest,
     undeliverable,
@@ -63,11 +53,10 @@ from pykka_registry._supervision import Record
 from pykka_registry._turns import send_and_help
 
 if TYPE_CHECKING:
-    from _thread import LockType
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Hashable, Sequence
 
     from pykka_registry._actor_ref import IncarnationRef
-    from pykka_registry._inbox import Inbox, Mail
+    from pykka_registry._after import After
     from pykka_registry._life import Life
     from pykka_registry._policy import Policy
 
@@ -82,32 +71,11 @@ _LAST_LINES = 5.0
 """Seconds that a shutdown waits for threads whose aggregates have ended."""
 
 
-class Joined(Protocol):
-    """A thread, or what is like one in this."""
-
-    def join(self, timeout: float) -> object:
-        """Wait until it has ended, for so many seconds at most."""
-        ...
-
-
-class Table(Rows):
+class Table(Closing):
     """The keys of one registry."""
 
     def __init__(self, blueprint: Blueprint | None, name: str, policy: Policy) -> None:
         super().__init__(blueprint, name, policy)
-        self.registry_ref: Ref | None = None
-        """The registry. Set once, before anybody else has the table."""
-        self.thread: threading.Thread | None = None
-        """The registry's thread. Written by itself, at its beginning."""
-        self.finished: Future[list[Hashable]] = Future()
-        """The keys that were abandoned, once the registry has ended."""
-        self._lock = threading.Lock()
-        self._is_torn = False
-        """A decision was begun, and has not come to its end."""
-        self._leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """Threads that have nothing left to do but to say what has happened, and to end;"""
-        self._tails: set[Joined] = set()
-        """and such last lines in threads that go on."""
         tables.add(self)
 
     # Reading: no lock, no message, no waiting.
@@ -327,282 +295,6 @@ class Table(Rows):
             self._drop_if_unwanted(entry, after)
         return error
 
-    # An incarnation's life, told by the thread that runs it. In a child that was forked in a
-    # handler, and comes back from it, that is no longer this table's business.
-
-    def begin(self, incarnation: Incarnation, life: Life) -> bool:
-        """Take over from whoever launched it; false if another thread has, or nobody wants it."""
-        return self._change(partial(self._begin_life, incarnation, life))
-
-    def _begin_life(self, incarnation: Incarnation, life: Life, after: After) -> bool:
-        if incarnation.begun or not incarnation.launched:  # its place was taken back meanwhile
-            return False
-        if self._is_due(incarnation):
-            self.admission.moved_at = time.monotonic()
-            incarnation.due_by = time.monotonic() + self.policy.start_timeout
-            incarnation.life = life
-            incarnation.begun = True  # last: what has not begun is launched again
-            return True
-        incarnation.begun = True
-        self._never_mind(incarnation, after)
-        return False
-
-    def activated(self, incarnation: Incarnation, ref: IncarnationRef) -> bool:
-        """Let everybody find the actor, and answer who waited; false if it is ending already."""
-        if self.refusal is FORKED:
-            return False
-        return self._change(partial(self._activated, incarnation, ref))
-
-    def _activated(self, incarnation: Incarnation, ref: IncarnationRef, after: After) -> bool:
-        entry = incarnation.entry
-        if incarnation.ending or entry.state is not State.STARTING:
-            return False
-        entry.ref = ref
-        entry.cause = None
-        entry.restarts = False
-        incarnation.due_by = 0.0
-        self._activations += 1
-        if entry.queue:
-            left_over = itertools.islice(entry.queue, entry.left_over)
-            self._redelivered += sum(not is_stop(letter.message) for letter in left_over)
-            # Before anybody can find the actor, so that nobody's next letter overtakes these.
-            self._deliver_queue(entry, incarnation.inbox)
-        self._move(entry, State.ACTIVE)
-        if self.courier.listeners:
-            self.courier.announce(Registered(entry.key, incarnation.number, ref))
-        requests, entry.requests = entry.requests, ()
-        for request in requests:
-            after.do(request.future.give, ref)
-        self._tell_watchers(entry.key, ref, after)
-        looks = self.admission.activate(incarnation)
-        self._admit(after)
-        self._alarm_idle(incarnation, after)
-        if looks or self.refusal is not None or self.admission.wants_place_of(incarnation):
-            incarnation.inbox.nudge(after.do)
-        return True
-
-    def passivate(self, incarnation: Incarnation, idle: float | None) -> None:
-        """Let it be passivated once it has had no message for so many seconds, or never."""
-
-        def decide(after: After) -> None:
-            incarnation.idle = idle
-            incarnation.own_word = True
-            if self._is_active(incarnation):
-                self._alarm_idle(incarnation, after)
-
-        self._change(decide)
-
-    def rest(self, incarnation: Incarnation) -> EndReason | None:
-        """Passivate it, if that is wanted and nothing waits for it, or let it go. Atomic.
-
-        Called when it has found nothing to do. If a reason is returned its inbox is closed, and it
-        is found no more.
-        """
-        return self._change(partial(self._rest, incarnation))
-
-    def _rest(self, incarnation: Incarnation, after: After) -> EndReason | None:
-        if not self._is_active(incarnation):
-            return None
-        entry = incarnation.entry
-        asked, incarnation.asked = incarnation.asked, None
-        if self.admission.wants_place_of(incarnation):
-            reason = EndReason.EVICTED
-        elif self._retiring or asked is EndReason.DRAINED:
-            reason = EndReason.DRAINED
-        elif incarnation.idle == 0 or (asked is EndReason.IDLE and _is_idle(incarnation)):
-            reason = EndReason.OWN_WORD if incarnation.own_word else EndReason.IDLE
-        else:
-            self.admission.stay(incarnation, after.do)
-            if asked is EndReason.IDLE:  # it has rung, and a message has come since
-                self._alarm_idle(incarnation, after)
-            if self.refusal is not None:
-                self._alarm(entry, self._linger)
-                self._set_quiet(incarnation, quiet=True)
-            return None
-        assert incarnation.life is not None
-        if not incarnation.inbox.close_if_empty(incarnation.life.undeliverable):
-            self._declined += 1
-            self._alarm_idle(incarnation, after)
-            incarnation.inbox.nudge(after.do)  # so that it looks again when that is done
-            self.admission.stay(incarnation, after.do)
-            return None
-        self._stopping(incarnation)
-        return reason
-
-    def decline(self, incarnation: Incarnation) -> None:
-        """Take note that it was asked to go, and has something to do."""
-
-        def decide(after: After) -> None:
-            incarnation.asked = None
-            self._declined += 1
-            if self._is_active(incarnation):
-                self._alarm_idle(incarnation, after)
-                self.admission.stay(incarnation, after.do)
-
-        self._change(decide)
-
-    def stopping(self, incarnation: Incarnation, life: Life) -> list[Mail]:
-        """Let nobody find the actor any longer, and close its inbox; before its stop flag is set.
-
-        What was sent to the key and is left over is kept for its successor, before all that comes
-        later. What was told to this incarnation is a dead letter.
-
-        Returns:
-            What else was left over: requests to stop, and what somebody waits for an answer to.
-
-        """
-        if self.refusal is FORKED:
-            return []
-        return self._change(partial(self._close_inbox, incarnation, life))
-
-    def _close_inbox(self, incarnation: Incarnation, life: Life, after: After) -> list[Mail]:
-        self._stopping(incarnation)
-        entry = incarnation.entry
-        letters: list[Letter] = []
-        told: list[Any] = []
-        asked: list[Mail] = []
-        ending = life.begin_to_end()
-        left = ending.left = ending.left or []
-        for envelope in life.inbox.close(life.undeliverable, after.do, left):
-            if isinstance(envelope, Letter):
-                if not is_expired(envelope):
-                    letters.append(envelope)
-            elif envelope.reply_to is None and not is_stop(envelope.message):
-                told.append(envelope.message)
-            else:
-                asked.append(envelope)
-        if told:
-            self.dead_letters.add(entry.key, told, DeadLetterReason.ENDED, ending.cause, after.do)
-        if not letters:
-            return asked
-        if entry.state is State.STOPPING and entry.incarnation is incarnation:
-            # In one: an interrupt finds each letter here or there.
-            entry.queue, ending.left = deque([*letters, *entry.queue]), asked
-            entry.left_over += len(letters)
-            for letter in letters:
-                self._count_in(letter)
-        else:
-            self._report(entry, letters, DeadLetterReason.ABANDONED, abandoned(entry), after)
-            ending.left = asked
-        return asked
-
-    def bury(self, key: Hashable, message: Any, cause: BaseException) -> None:
-        """Report a message that was in hand when the turn was broken off."""
-
-        def decide(after: After) -> None:
-            self.dead_letters.add(key, [message], DeadLetterReason.ENDED, cause, after.do)
-
-        self._change(decide)
-
-    def _stopping(self, incarnation: Incarnation) -> None:
-        entry = incarnation.entry
-        incarnation.ending = True
-        if self._is_active(incarnation):
-            self._move(entry, State.STOPPING)
-            self.admission.leave(incarnation)
-
-    def ended(
-        self,
-        incarnation: Incarnation,
-        reason: EndReason,
-        cause: BaseException | None,
-        leaving: Joined | None,
-    ) -> None:
-        """Free the key, or hand it to a successor; no user code of it runs any more.
-
-        What is `leaving` has a few lines left to run, and a shutdown waits for that. It is noted in
-        the same step, for the key may be all that the shutdown waits for.
-        """
-
-        def decide(after: After) -> None:
-            if isinstance(leaving, threading.Thread):
-                self._leaving.add(leaving)
-            elif leaving is not None:
-                self._tails.add(leaving)
-            self._ended(incarnation, reason, cause, after)
-
-        if self.refusal is not FORKED:
-            self._change(decide)
-            return
-        futures: list[Future[Any] | None] = [r.future for r in incarnation.entry.requests]
-        futures += [letter.reply_to for letter in incarnation.entry.queue]
-        for future in filter(None, futures):  # one may be what this thread has forked for
-            future.fail(RegistryStopped(FORKED))
-
-    def _ended(
-        self,
-        incarnation: Incarnation,
-        reason: EndReason,
-        cause: BaseException | None,
-        after: After,
-    ) -> None:
-        entry = incarnation.entry
-        if incarnation.life is None:  # an interrupt has come right after this
-            return
-        stopped = bool(incarnation.life.begin_to_end().stops)
-        self.admission.end(incarnation)
-        # A life holds its incarnation in turn. What has begun and has no life has ended: an
-        # interrupt before that has all this done once more, and what comes after it is mended.
-        if entry.state is State.QUARANTINED:  # its end was published when it was abandoned
-            incarnation.life = None
-            self._remove(entry)
-        else:
-            if reason is EndReason.STOPPED and self.refusal is not None:
-                reason = EndReason.DRAINED
-            self._end(incarnation, reason, cause)
-            incarnation.life = None
-            if entry.state is State.STARTING:
-                self._fail_start(entry, cause, after)
-            elif self.refusal is not None:
-                self._fail_requests(entry, RegistryStopped(self.refusal), after)
-            try:
-                self._hand_over(entry, reason, cause, after, stopped=stopped)
-            except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
-                self._cut_off(entry, error, after)
-        self._admit(after)
-
-    def _hand_over(
-        self,
-        entry: Entry,
-        reason: EndReason,
-        cause: BaseException | None,
-        after: After,
-        *,
-        stopped: bool,
-    ) -> None:
-        """Decide what follows an incarnation that has ended; somebody may have `stopped` it."""
-        entry.incarnation = entry.ref = None
-        if reason in {EndReason.FAILED, EndReason.START_FAILED}:
-            record = self._failures.add(entry.key, time.monotonic())
-            entry.cause = cause
-            if self._failures.exceed(record):
-                self._quarantine(entry, record.count, after)
-                return
-            entry.restarts = (
-                self.policy.restart == "at once"
-                and self.refusal is None
-                and self.blueprint is not None
-            )
-        # Who wanted it to stop has what they wanted, unless letters came before.
-        if self._skip(entry, after, stopped=True) or stopped:
-            entry.restarts = False
-        if entry.queue and self.blueprint is None and not entry.requests:
-            self._give_up(entry, DeadLetterReason.ENDED, no_class(entry, cause), after)
-        elif entry.queue or entry.requests or entry.restarts:
-            self._begin(entry, after)
-        else:
-            self._remove(entry)
-
-    def _quarantine(self, entry: Entry, failures: int, after: After) -> None:
-        """Close a key that has failed too often, for a time, and report to all who waited."""
-        if self.refusal is not None:
-            self._give_up(entry, DeadLetterReason.QUARANTINED, undeliverable(entry), after)
-            return
-        self._move(entry, State.QUARANTINED)
-        self._fail_requests(entry, quarantined(entry), after)
-        after.do(_log_quarantine, entry, failures)
-        self._report_queue(entry, DeadLetterReason.QUARANTINED, undeliverable(entry), after)
-
     # Foreign actors.
 
     def register(self, key: Hashable, ref: Ref) -> None:
@@ -791,125 +483,6 @@ class Table(Rows):
             incarnation.asked = reason
             incarnation.inbox.nudge(after.do)
 
-    # Shutting down.
-
-    def close(self, refusal: str, linger: float) -> None:
-        """Take nothing new from outside from now on, and let what there is come to its end.
-
-        Who has nothing to do goes. The others finish what they have accepted, and may send each
-        other letters, and activate each other by them; when they have nothing to do they stay for
-        so many seconds more, for others may need them. Once none of them has anything to do
-        `on_settled` is called, and `retire` lets them go; once none is left it is called again.
-        """
-
-        def decide(after: After) -> None:
-            self.refusal = refusal
-            self._linger = linger
-            self.foreign.clear()
-            stopped = RegistryStopped(refusal)
-            for watchers in self._watchers.values():
-                for future in filter(None, (watcher() for watcher in watchers)):
-                    after.do(future.fail, stopped)
-            self._watchers.clear()
-            for entry in self._all_entries():
-                try:
-                    self._close(entry, stopped, after)
-                except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
-                    self._cut_off(entry, error, after)
-            self._check_settled()
-
-        self._change(decide)
-
-    def _close(self, entry: Entry, stopped: RegistryStopped, after: After) -> None:
-        incarnation = entry.incarnation
-        entry.restarts = False
-        if entry.state is State.ACTIVE:
-            assert incarnation is not None
-            if incarnation.inbox.idle_since() is not None:
-                incarnation.asked = EndReason.DRAINED
-            incarnation.inbox.nudge(after.do)
-        elif incarnation is None and entry.state is State.QUARANTINED:
-            self._release(entry)
-        elif incarnation is None or not incarnation.launched:
-            self._fail_requests(entry, stopped, after)
-            self._drop_if_unwanted(entry, after)
-
-    def retire(self) -> bool:
-        """Let those go that have nothing to do; true if there are none left."""
-
-        def decide(after: After) -> bool:
-            entries = self._all_entries()
-            for entry in entries:
-                if entry.state is State.ACTIVE and entry.incarnation is not None:
-                    entry.incarnation.inbox.nudge(after.do)
-            return len(entries) == self._states[State.QUARANTINED]
-
-        return self._change(decide)
-
-    def abandon(self) -> list[Hashable]:
-        """Quarantine what has not ended; return its keys, and of those that were before."""
-
-        def decide(after: After) -> list[Hashable]:
-            keys: list[Hashable] = []
-            self._is_over = True
-            for entry in self._all_entries():
-                if entry.incarnation is not None and entry.incarnation.launched:
-                    if entry.state is not State.QUARANTINED:
-                        self._abandon(entry, after)
-                    keys.append(entry.key)
-                else:
-                    error = Undeliverable(
-                        entry.key, "was not activated before its registry stopped"
-                    )
-                    self._give_up(entry, DeadLetterReason.REGISTRY_STOPPED, error, after)
-            for record in self._failures.clear():
-                self._alarm(record, None)
-            return keys
-
-        return self._change(decide)
-
-    def abandoned(self) -> list[Hashable]:
-        """Return the keys that abandoned incarnations hold."""
-        with self._lock:
-            return [
-                entry.key
-                for entry in self._all_entries()
-                if entry.state is State.QUARANTINED and entry.incarnation is not None
-            ]
-
-    def has_left(self, tail: Joined) -> None:
-        """Say that the last lines of an end have run."""
-        with self._lock:
-            self._tails.discard(tail)
-
-    def leave(self) -> None:
-        """Note that the calling thread will run no more user code and wait for nobody."""
-        with self._lock:
-            self._leaving.add(threading.current_thread())
-
-    def join(self) -> None:
-        """Wait for the threads that are about to end, so that a shutdown leaves none.
-
-        Not for ever: they write to the log, and what is behind that may block.
-        """
-        with self._lock:
-            leaving: list[Joined] = [*self._leaving - {threading.current_thread()}, *self._tails]
-        deadline = time.monotonic() + _LAST_LINES
-        for one in leaving:
-            one.join(max(deadline - time.monotonic(), 0))
-
-    def check_process(self) -> None:
-        """Raise `RegistryStopped` in a forked child."""
-        if self.refusal is FORKED:
-            raise RegistryStopped(FORKED)
-
-    def runs_here(self) -> bool:
-        """Tell whether the calling thread is the registry's or runs one of its aggregates."""
-        return threading.current_thread() is self.thread or any(
-            isinstance(runs, Incarnation) and runs.entry.table is self
-            for runs in _waits.runs_here()
-        )
-
     def place_holders(self) -> Sequence[int]:
         """Return the threads any one of which can make way for who waits for a place.
 
@@ -923,167 +496,10 @@ class Table(Rows):
         ]
         return threads or [_waits.NOBODY_YET]
 
-    def is_waited_for_here(self) -> bool:
-        """Tell whether a shutdown waits for the calling thread, which so must not wait for it."""
-        return self.runs_here() or self.courier.runs_here()
-
-    # Being waited for: a shutdown ends when the last of the incarnations has.
-
-    @property
-    def yields_to_timeouts(self) -> bool:
-        """False: a cycle is refused whatever the timeout."""
-        return False
-
-    def key_of(self) -> tuple[Hashable, ...]:
-        """Return nothing: a registry has no key."""
-        return ()
-
-    def runners(self) -> Sequence[int]:
-        """Return the threads that run the table's incarnations."""
-        incarnations = [entry.incarnation for entry in self._all_entries()]
-        return [
-            incarnation.runner
-            for incarnation in incarnations
-            if incarnation is not None and incarnation.runner is not None
-        ]
-
-    def holders(self) -> Sequence[int] | None:
-        """Return `None`: a shutdown waits for no place."""
-        return None
-
-    def urge(self, wait: _waits.Wait) -> None:
-        """Do nothing: a shutdown goes as fast as it can."""
-
-    def was_withdrawn(self, wait: _waits.Wait) -> None:
-        """Do nothing: a shutdown goes on all the same."""
-
-    def help(self, _until: Future[Any]) -> bool:
-        """Return false: a shutdown has a thread of its own."""
-        return False
-
-    def rescue(self) -> None:
-        """Do nothing: a shutdown has a thread of its own."""
-
     def _publish(self, active: dict[Hashable, IncarnationRef]) -> None:
         self.active = active
         if self.registry_ref is not None:
             self.registry_ref._active = active  # type: ignore[attr-defined]  # a RegistryRef
-
-    def forked(self) -> None:
-        """Refuse everything: the threads that served this table exist in the parent only."""
-        self._lock = threading.Lock()
-        self.refusal = FORKED
-        self._is_torn = False
-        incarnations = [entry.incarnation for entry in self._all_entries()]
-        lives = [incarnation.life for incarnation in incarnations if incarnation is not None]
-        inboxes = [life.inbox for life in lives if life is not None]
-        self._publish(cast("dict[Hashable, IncarnationRef]", Forked()))
-        if self.registry_ref is not None:
-            inboxes.append(cast("Inbox", self.registry_ref.actor_inbox))
-        for inbox in inboxes:
-            inbox.close_after_fork(lambda: pykka.ActorDeadError(FORKED))
-
-    # What follows must not have the lock.
-
-    def _change(self, decide: Callable[[After], T]) -> T:
-        """Decide under the lock, then carry out what was decided, interrupted or not.
-
-        A decision that is cut short is mended at once; see `_mending`. If that is cut short, too,
-        the next decision begins with it.
-        """
-        after = After()
-        try:
-            if self._lock.locked():
-                _let_go_on(self._lock)
-            with self._lock:
-                if self._is_torn:
-                    self._mend(after)
-                self._is_torn = True
-                try:
-                    result = decide(after)
-                except Exception as error:
-                    # These are raised on purpose, before anything is changed.
-                    no_class = self.blueprint is None and isinstance(error, TypeError)
-                    self._is_torn = not (no_class or isinstance(error, RegistryError))
-                    raise
-                self._is_torn = False
-            after.run()
-        except BaseException:
-            try:
-                if self._is_torn:
-                    with self._lock:
-                        self._mend(after)
-            finally:
-                after.run()
-            raise
-        if self._unsaid:
-            self._name_the_lost()
-        return result
-
-    def _mend(self, after: After) -> None:
-        if self._is_torn:  # pragma: no branch  # another thread may have come first
-            mend(self, after)
-            self._is_torn = False
-
-    def _name_the_lost(self) -> None:
-        """Log whose keys were lost; `__repr__` and log handlers are user code."""
-        while True:
-            try:
-                key, error = self._unsaid.pop()
-            except IndexError:  # another thread may name some, too
-                return
-            log(
-                logging.ERROR,
-                "key %s is no good any more, so nobody finds it",
-                name(key),
-                error=error,
-            )
-
-    def launch(self, incarnation: Incarnation) -> None:
-        """Have it begun by its runtime."""
-        try:
-            incarnation.blueprint.aggregate_class._pykka_registry_launch(incarnation)
-        except (RuntimeError, MemoryError) as error:  # there are too many threads
-            self._change(partial(self._refuse, incarnation, error))
-
-    def _refuse(self, incarnation: Incarnation, error: Exception, after: After) -> None:
-        if incarnation.begun or not incarnation.launched:
-            return
-        if self._is_due(incarnation):
-            self.admission.refuse(incarnation, error, after.do)
-            now = time.monotonic()
-            incarnation.due_by = incarnation.due_by or now + self.policy.start_timeout
-            self._alarm(incarnation.entry, max(incarnation.due_by - now, 0))
-            self._hurry_if_urgent(incarnation.entry, after)
-            self._drop_if_unwanted(incarnation.entry, after)
-        else:
-            incarnation.begun = True
-            self._never_mind(incarnation, after)
-
-
-def _let_go_on(lock: LockType) -> None:
-    """Let the thread that holds the lock go on; it had to pause just there.
-
-    Who sleeps on a lock gets it while another thread runs, and that one sleeps on it next: with
-    some threads at work each decision would cost two switches between them.
-    """
-    for _ in range(_TRIES):
-        time.sleep(0)
-        if not lock.locked():
-            return
-
-
-def _is_idle(incarnation: Incarnation) -> bool:
-    """Tell whether one that was asked to go had no message since; its own thread asks."""
-    idle = incarnation.idle
-    return idle is not None and time.monotonic() - incarnation.inbox.idle_from >= idle
-
-
-def _log_quarantine(entry: Entry, failures: int) -> None:
-    seconds = entry.table.policy.quarantine
-    until = "until it is released" if seconds is None else f"for {seconds:g} seconds"
-    what = "key %s of registry %r is quarantined after %s, %s"
-    log(logging.ERROR, what, name(entry.key), entry.table.name, count(failures, "failure"), until)
 
 
 def _log_alarm(key: Hashable, error: Exception) -> None:

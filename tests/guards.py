@@ -50,7 +50,7 @@ GUARDS = [
     ),
     Guard(
         "a successor starts after its predecessor's teardown",
-        "_table.py",
+        "_course.py",
         "            self._move(entry, State.STOPPING)\n"
         "            self.admission.leave(incarnation)\n",
         "            self._move(entry, State.STOPPING)\n"
@@ -62,14 +62,14 @@ GUARDS = [
     ),
     Guard(
         "a thread that comes late finds that it is not wanted",
-        "_table.py",
+        "_course.py",
         "        if self._is_due(incarnation):\n            self.admission.moved_at",
         "        if True:\n            self.admission.moved_at",
         "tests/test_aggregate.py -k keyboard_interrupt_before",
     ),
     Guard(
         "the referee sees a successor that starts too early",
-        "_table.py",
+        "_course.py",
         "            self._move(entry, State.STOPPING)\n"
         "            self.admission.leave(incarnation)\n",
         "            self._move(entry, State.STOPPING)\n"
@@ -161,7 +161,7 @@ GUARDS = [
     ),
     Guard(
         "a failed start frees the key",
-        "_table.py",
+        "_course.py",
         "            self._begin(entry, after)\n        else:\n            self._remove(entry)\n",
         "            self._begin(entry, after)\n",
         "tests/test_aggregate.py -k fails_runs_no_hook",
@@ -190,7 +190,7 @@ GUARDS = [
     ),
     Guard(
         "an abandoned incarnation has one end",
-        "_table.py",
+        "_course.py",
         "            incarnation.life = None\n            self._remove(entry)\n",
         "            self._end(incarnation, reason, cause)\n            self._remove(entry)\n",
         "tests/test_shutdown.py -k abandoned_key",
@@ -204,28 +204,28 @@ GUARDS = [
     ),
     Guard(
         "an activation under way is stopped when it ends",
-        "_table.py",
+        "_course.py",
         "        if looks or self.refusal is not None or self.admission.wants_place_of(incarnation):\n",
         "        if looks or self.admission.wants_place_of(incarnation):\n",
         "tests/test_shutdown.py -k under_way",
     ),
     Guard(
         "a shutdown waits for the threads to end",
-        "_table.py",
+        "_closing.py",
         "            one.join(max(deadline - time.monotonic(), 0))\n",
         "            pass\n",
         "tests/test_shutdown.py -k no_thread_is_left",
     ),
     Guard(
         "a thread that is about to end does not wait for itself",
-        "_table.py",
+        "_closing.py",
         "[*self._leaving - {threading.current_thread()}, *self._tails]",
         "[*self._leaving, *self._tails]",
         "tests/test_shutdown.py -k about_to_end",
     ),
     Guard(
         "a shutdown knows the threads that are about to end",
-        "_table.py",
+        "_course.py",
         "                self._leaving.add(leaving)\n",
         "                pass\n",
         "tests/test_shutdown.py -k no_thread_is_left",
@@ -262,7 +262,7 @@ GUARDS = [
     ),
     Guard(
         "a forked child has locks of its own",
-        "_table.py",
+        "_closing.py",
         "        self._lock = threading.Lock()\n        self.refusal = FORKED\n",
         "        self.refusal = FORKED\n",
         "tests/test_shutdown.py -k fork",
@@ -304,7 +304,7 @@ GUARDS = [
     ),
     Guard(
         "interrupted: what was left over is there when it is closed again",
-        "_table.py",
+        "_course.py",
         "        for envelope in life.inbox.close(life.undeliverable, after.do, left):\n",
         "        for envelope in life.inbox.close(life.undeliverable, after.do):\n",
         "tests/test_interrupts.py -k before_it_or_behind",
@@ -360,7 +360,7 @@ GUARDS = [
     ),
     Guard(
         "what is ending becomes active no more",
-        "_table.py",
+        "_course.py",
         "        if incarnation.ending or entry.state is not State.STARTING:\n",
         "        if entry.state is not State.STARTING:\n",
         "tests/test_aggregate.py -k as_on_start_ends",
@@ -411,7 +411,7 @@ GUARDS = [
     ),
     Guard(
         "what is left over goes first",
-        "_table.py",
+        "_course.py",
         "            entry.queue, ending.left = deque([*letters, *entry.queue]), asked\n",
         "            self._lock.release(); __import__('time').sleep(0.001); self._lock.acquire()\n"
         "            entry.queue, ending.left = deque([*entry.queue, *letters]), asked\n",
@@ -419,21 +419,21 @@ GUARDS = [
     ),
     Guard(
         "what is left over is kept",
-        "_table.py",
+        "_course.py",
         "            entry.queue, ending.left = deque([*letters, *entry.queue]), asked\n",
         "            ending.left = asked\n",
         "tests/test_delivery.py -k goes_first",
     ),
     Guard(
         "what is left over stays in order",
-        "_table.py",
+        "_course.py",
         "            entry.queue, ending.left = deque([*letters, *entry.queue]), asked\n",
         "            entry.queue, ending.left = deque([*reversed(letters), *entry.queue]), asked\n",
         "tests/test_delivery.py -k goes_first",
     ),
     Guard(
         "what has waited is in the inbox before anybody finds the actor",
-        "_table.py",
+        "_course.py",
         "            self._deliver_queue(entry, incarnation.inbox)\n"
         "        self._move(entry, State.ACTIVE)\n",
         "            pass\n"
@@ -467,7 +467,7 @@ GUARDS = [
     ),
     Guard(
         "whoever is about to retire stays if a message has slipped in",
-        "_table.py",
+        "_course.py",
         "        if not incarnation.inbox.close_if_empty(incarnation.life.undeliverable):\n",
         "        if incarnation.inbox.close(incarnation.life.undeliverable) is None:\n",
         "tests/test_passivation.py -k slips_in",
@@ -524,7 +524,7 @@ GUARDS = [
     ),
     Guard(
         "a place is held to the last line of teardown",
-        "_table.py",
+        "_course.py",
         "            self.admission.leave(incarnation)\n",
         "            self.admission.end(incarnation)\n",
         "tests/test_ceiling.py -k never_more",
@@ -573,7 +573,7 @@ GUARDS = [
     ),
     Guard(
         "a key that has failed too often is quarantined",
-        "_table.py",
+        "_course.py",
         "            if self._failures.exceed(record):\n",
         "            if False:\n",
         "tests/test_supervision.py -k one_failure_too_many",
@@ -622,7 +622,7 @@ GUARDS = [
     ),
     Guard(
         "a shutdown is over when nobody is left",
-        "_table.py",
+        "_closing.py",
         "            return len(entries) == self._states[State.QUARANTINED]\n",
         "            return True\n",
         "tests/test_shutdown.py -k flow_until",
@@ -636,7 +636,7 @@ GUARDS = [
     ),
     Guard(
         "a late end frees the key",
-        "_table.py",
+        "_course.py",
         "            incarnation.life = None\n            self._remove(entry)\n",
         "            incarnation.life = None\n",
         "tests/test_supervision.py -k cannot_be_released",
@@ -679,8 +679,8 @@ GUARDS = [
     Guard(
         "nobody who is deep in its own stack runs what others have sent",
         "_turns.py",
-        " and _waits.has_room() and ",
-        " and ",
+        " and _waits.has_room()):",
+        "):",
         "tests/test_pooled_limits.py -k deep_in_its_own",
     ),
     Guard(
@@ -821,8 +821,8 @@ GUARDS = [
     Guard(
         "nobody helps a class that says so",
         "_turns.py",
-        "        return self.helping and _waits.may_help()",
-        "        return _waits.may_help()",
+        "        if not (self.helping and _waits.may_help()",
+        "        if not (_waits.may_help()",
         "tests/test_pooled.py -k helping_off",
     ),
     Guard(
@@ -913,7 +913,7 @@ GUARDS = [
     ),
     Guard(
         "one whose place was taken back does not begin",
-        "_table.py",
+        "_course.py",
         "        if incarnation.begun or not incarnation.launched:  #",
         "        if incarnation.begun:  #",
         "tests/test_pooled_life.py -k lost_its_place",
@@ -977,7 +977,7 @@ GUARDS = [
     ),
     Guard(
         "a child that comes back from a start is refused what it started for",
-        "_table.py",
+        "_course.py",
         "            future.fail(RegistryStopped(FORKED))\n",
         "            pass\n",
         "tests/test_turns.py -k forked_in_a_start",
@@ -1048,21 +1048,21 @@ GUARDS = [
     ),
     Guard(
         "who starts while all are busy looks for itself",
-        "_table.py",
+        "_course.py",
         "        if looks or self.refusal is not None or",
         "        if self.refusal is not None or",
         "tests/test_model.py -k whatever_order",
     ),
     Guard(
         "who was found idle and is not is looked at again",
-        "_table.py",
+        "_course.py",
         "            if asked is EndReason.IDLE:  # it has rung, and a message has come since\n",
         "            if False:\n",
         "tests/test_passivation.py -k found_idle",
     ),
     Guard(
         "who was found idle looks whether it still is",
-        "_table.py",
+        "_course.py",
         " or (asked is EndReason.IDLE and _is_idle(incarnation)):\n",
         " or asked is EndReason.IDLE:\n",
         "tests/test_passivation.py -k found_idle",

@@ -30,9 +30,9 @@ from pykka_registry import (
     RegistryError,
     Undeliverable,
     _aggregate,
+    _decisions,
     _life,
     _mending,
-    _table,
     _waits,
 )
 from pykka_registry._entry import State
@@ -193,7 +193,7 @@ def test_a_call_that_is_interrupted_anywhere_leaves_a_registry_that_works(
             raise KeyboardInterrupt
         _mending.mend(table, after)
 
-    monkeypatch.setattr(_table, "mend", interrupted)
+    monkeypatch.setattr(_decisions, "mend", interrupted)
     while True:
         at += 1
         interrupter = Interrupter(at)
@@ -442,7 +442,7 @@ def test_a_mending_that_is_interrupted_is_done_by_the_next_decision(
 
     def move(*_args: object) -> None:
         monkeypatch.undo()
-        monkeypatch.setattr(_table, "mend", interrupted)
+        monkeypatch.setattr(_decisions, "mend", interrupted)
         raise KeyboardInterrupt
 
     with AggregateRegistry.start(Counting) as registry:

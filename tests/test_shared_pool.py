@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from pykka_registry import _table, _turns
+from pykka_registry import _decisions, _turns
 from pykka_registry._after import After
 from tests.support import PATIENCE, Gate, NoThreads, in_threads, poll, wait_for
 
@@ -238,12 +238,12 @@ class Held:
         return self.asked <= self.times
 
 
-@pytest.mark.parametrize(("times", "asked"), [(0, 1), (3, 4), (99, _table._TRIES)])
+@pytest.mark.parametrize(("times", "asked"), [(0, 1), (3, 4), (99, _decisions._TRIES)])
 def test_who_wants_the_tables_lock_lets_others_go_on_but_not_for_ever(
     times: int, asked: int
 ) -> None:
     lock = Held(times)
-    _table._let_go_on(cast("Any", lock))
+    _decisions._let_go_on(cast("Any", lock))
     assert lock.asked == asked
 
 
