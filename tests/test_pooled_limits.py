@@ -111,7 +111,13 @@ def test_nobody_who_is_deep_in_its_own_stack_runs_what_others_have_sent() -> Non
         results: list[Any] = []
         thread = start_thread(lambda: results.append(go_down(800)))
         inbox: Any = registry["a"].actor_inbox
-        poll(lambda: len(inbox._envelopes) == 3)
+
+        def waits_or_has_helped() -> bool:
+            letters: list[Any] = list(inbox._envelopes or ())
+            waits = len(letters) == 3 and letters[-1].reply_to._waiters
+            return bool(waits or registry.stats().ends)
+
+        poll(waits_or_has_helped)
         gate.open()
         assert answer.get(timeout=PATIENCE) == 0
         join(thread)
