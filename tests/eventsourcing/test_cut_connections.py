@@ -131,7 +131,7 @@ def test_each_of_those_whose_commit_is_cut_off_together_is_made_once(
     gate = Gate()
     insertions = Insertions(recorder.wrapped)
     insertions.before += [
-        lambda _: gate.pass_through(),
+        lambda _events: gate.pass_through(),
         lambda _: branch.link.cuts.append(moment),
     ]
     first = Caller(branch.accounts.create, Account, "the first")
