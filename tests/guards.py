@@ -1229,6 +1229,41 @@ GUARDS = [
         "tests/eventsourcing/test_receipts.py -k looked_for_first",
     ),
     Guard(
+        "live: one that is taken for new and is there is decided again",
+        "eventsourcing/_turn.py",
+        "        return None if first is None else self._repeat(first, command)\n",
+        "        raise IntegrityError\n",
+        "tests/eventsourcing/test_newcomers.py -k found_out",
+    ),
+    Guard(
+        "live: a refusal does not rest on a guess",
+        "eventsourcing/_turn.py",
+        "            return None  # whatever it is, the caller is to get it for what is stored\n",
+        "            raise\n",
+        "tests/eventsourcing/test_newcomers.py -k refusal_rests_on",
+    ),
+    Guard(
+        "live: a batch that rests on a guess goes again on what is stored",
+        "eventsourcing/_turn.py",
+        "                self._newcomers.was_there()\n                for decided in batch:\n",
+        "                for decided in batch:\n",
+        "tests/eventsourcing/test_newcomers.py -k is_not_guessed_again",
+    ),
+    Guard(
+        "live: what is there is not taken for the events of a guess",
+        "eventsourcing/_turn.py",
+        "            and (self._inserts_once or command.terms.command_id is not None)\n",
+        "",
+        "tests/eventsourcing/test_newcomers.py -k meet_themselves",
+    ),
+    Guard(
+        "live: what is likely to be new is not looked for",
+        "eventsourcing/_turn.py",
+        "            self._newcomers.are_likely\n",
+        "            False\n",
+        "tests/eventsourcing/test_newcomers.py -k is_not_looked_for",
+    ),
+    Guard(
         "live: who is answered again sees what was stored by then",
         "eventsourcing/_turn.py",
         "                self._flush()\n                self._aggregate = None\n        return self._receipts",
@@ -1308,8 +1343,8 @@ GUARDS = [
     Guard(
         "live: keywords that a method collects have no order",
         "eventsourcing/_receipts.py",
-        "*sorted(kwargs.items())",
-        "*kwargs.items()",
+        "named = sorted(kwargs.items())",
+        "named = list(kwargs.items())",
         "tests/eventsourcing/test_receipts.py -k arguments_are_passed",
     ),
     Guard(

@@ -246,13 +246,13 @@ class Receipts:
         whose = None if command.makes_id else str(aggregate_id)
         args, kwargs = command.arguments
         encode = self._events.mapper.transcoder.encode
+        named = sorted(kwargs.items())
         what = None
-        if _PLAIN.issuperset(map(type, [*args, *kwargs.values()])):
+        if _PLAIN.issuperset(map(type, (*args, *kwargs.values()))):
             with contextlib.suppress(Exception):
-                # All at once, which is quicker.
-                what = encode([whose, args, dict(sorted(kwargs.items()))])
+                what = encode([whose, args, named])  # all at once, which is quicker
         if what is None:
-            items = [*enumerate(args), *sorted(kwargs.items())]
+            items = [*enumerate(args), *named]
             what = repr(
                 [whose, *((name, _encoded(value, encode)) for name, value in items)]
             ).encode()

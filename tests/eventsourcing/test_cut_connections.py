@@ -65,7 +65,7 @@ class Branch:
 
 @pytest.fixture
 def branch(postgres: Store, monkeypatch: pytest.MonkeyPatch) -> Generator[Branch]:
-    monkeypatch.setattr(eventsourcing.utils, "sleep", lambda _: None)  # between the retries
+    monkeypatch.setattr(eventsourcing.utils, "sleep", float)  # between the retries: at once
     settings = {"GROUP_COMMIT": "no"}  # the application wraps its recorder itself
     with (
         link_to(postgres) as (link, store),
@@ -129,11 +129,15 @@ def test_each_of_those_whose_commit_is_cut_off_together_is_made_once(
 ) -> None:
     recorder: Any = branch.bank.recorder
     gate = Gate()
+
+    def hold(_events: object) -> None:
+        gate.pass_through()
+
+    def cut(_events: object) -> None:
+        branch.link.cuts.append(moment)
+
     insertions = Insertions(recorder.wrapped)
-    insertions.before += [
-        lambda _events: gate.pass_through(),
-        lambda _: branch.link.cuts.append(moment),
-    ]
+    insertions.before += [hold, cut]
     first = Caller(branch.accounts.create, Account, "the first")
     gate.wait_until_reached()
     others = {name: Caller(branch.accounts.create, Account, name) for name in ("Bob", "Eve")}
