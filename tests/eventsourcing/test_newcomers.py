@@ -24,6 +24,7 @@ from tests.eventsourcing.accounts import (
     open_bank,
     stored,
 )
+from tests.eventsourcing.support import Caller
 from tests.support import PATIENCE, Gate
 
 if TYPE_CHECKING:
@@ -267,3 +268,35 @@ def test_a_store_that_fails_is_not_asked_again(
         customer(accounts, "Ada").call(Account.deposit, ONE)
     assert len(insertions.sizes) == 1
     assert customer(accounts, "Ada").call(Account.deposit, ONE) == stored(bank).balance == 1
+
+
+@pytest.mark.parametrize("has_ids", [False, True])
+def test_many_who_take_the_same_ones_for_new_lose_nothing_and_double_nothing(
+    has_ids: bool, bank: Bank
+) -> None:
+    owners = [f"one of {number}" for number in range(15)]
+    with (
+        live_aggregates(bank, Account) as some,
+        live_aggregates(bank, Account, max_live=4) as others,
+    ):
+        have_new_ones(some)
+        have_new_ones(others, ENOUGH + 1)
+
+        def deposit(accounts: LiveAggregates[Account], caller: int) -> int:
+            turns = [owners[(caller + number) % len(owners)] for number in range(len(owners))]
+            futures = [
+                customer(
+                    accounts, owner, command_id=f"{caller} to {owner}" if has_ids else None
+                ).submit(Account.deposit, ONE)
+                for owner in turns
+            ]
+            return len(results(futures))
+
+        callers = [
+            Caller(deposit, accounts, caller) for caller in range(3) for accounts in (some, others)
+        ]
+        assert [caller.result for caller in callers] == [len(owners)] * 6
+        for owner in owners:
+            account: Account = stored(bank, Account.create_id(owner))
+            # With ids the commands of the two are the same ones.
+            assert account.balance == len(account.history) == (3 if has_ids else 6)
