@@ -1257,6 +1257,13 @@ GUARDS = [
         "tests/eventsourcing/test_newcomers.py -k meet_themselves",
     ),
     Guard(
+        "live: an application's own save gets what looks like an aggregate",
+        "eventsourcing/_turn.py",
+        "is_plain = len(events) == 1 and self._saves_plainly\n",
+        "is_plain = len(events) == 1\n",
+        "tests/eventsourcing/test_live.py -k look_at_what_it_saves",
+    ),
+    Guard(
         "live: what is likely to be new is not looked for",
         "eventsourcing/_turn.py",
         "            self._newcomers.are_likely\n",

@@ -38,7 +38,7 @@ from pykka_registry.eventsourcing._command import (
 )
 from pykka_registry.eventsourcing._kept import check_has_topic
 from pykka_registry.eventsourcing._newcomers import Newcomers
-from pykka_registry.eventsourcing._outcome import inserts_once, may_store_later
+from pykka_registry.eventsourcing._outcome import inserts_once, may_store_later, saves_plainly
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
 from pykka_registry.eventsourcing._snapshots import Snapshots
@@ -135,6 +135,7 @@ def live_aggregates(  # noqa: PLR0913  # each is a word of its own
         retirement=Retirement(policies.get("idle"), passivate_on, passivate_after),
         refusals=refusals,
         attempts=retries + 1,
+        saves_plainly=saves_plainly(app),
         inserts_once=inserts_once(app),
         may_store_later=may_store_later(app),
     )

@@ -75,6 +75,7 @@ class Setup:
     retirement: Retirement
     refusals: tuple[type[Exception], ...]
     attempts: int
+    saves_plainly: bool
     inserts_once: bool
     may_store_later: bool
 
@@ -84,7 +85,7 @@ class _Events:
 
     Not the aggregate: the application would keep it, and take snapshots before we answer. Not the
     events one by one: of each the library would find out what it is, and that takes longer than to
-    store it.
+    store it. Only one that comes alone is quicker without this.
     """
 
     # No settings of snapshots are about this class, so the application takes none by its id.
@@ -183,6 +184,7 @@ class LiveActor(AggregateMixin, PooledActor):
         self._retirement = setup.retirement
         self._refusals = setup.refusals
         self._attempts = setup.attempts
+        self._saves_plainly = setup.saves_plainly
         self._inserts_once = setup.inserts_once
         self._may_store_later = setup.may_store_later
         self._aggregate: Any = None
@@ -511,7 +513,8 @@ class LiveActor(AggregateMixin, PooledActor):
             OutcomeUnknown: if that cannot be found out, or may still change.
             Exception: what the store has failed with, if nothing is stored.
         """
-        saved: Any = _Events(self.key, events)
+        is_plain = len(events) == 1 and self._saves_plainly
+        saved: Any = events[0] if is_plain else _Events(self.key, events)
         try:
             self._app.save(saved)
         except _NOT_STORED:
