@@ -138,9 +138,8 @@ class Contest:
 
     def _settings(self, base: Settings, *, live: bool, cache: bool = False) -> Settings:
         module = f"eventsourcing.{self._store}"
-        shares = live and self._store != "popo"  # in memory there is no transaction to share
         return base | {
-            "PERSISTENCE_MODULE": f"pykka_registry.{module}" if shares else module,
+            "PERSISTENCE_MODULE": f"pykka_registry.{module}" if live else module,
             "AGGREGATE_CACHE_MAXSIZE": "0" if cache else "",  # 0: as many as there are
         }
 

@@ -171,6 +171,14 @@ def _signature_in(name: str, cls: Any) -> inspect.Signature | None:
     return _signature(class_attribute(cls, name))
 
 
+@functools.lru_cache(maxsize=1_000)
+def _keywords_only_in(name: str, cls: Any) -> frozenset[str]:
+    """Return the arguments of a method that can be passed in one way only, by their names."""
+    signature = _signature_in(name, cls)
+    parameters = () if signature is None else signature.parameters.values()
+    return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
+
+
 def of_method(
     name: str, cls: type[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Arguments:
@@ -178,6 +186,8 @@ def of_method(
     if not kwargs:
         return args, kwargs
     hashable: Any = cls
+    if kwargs.keys() <= _keywords_only_in(name, hashable):
+        return args, kwargs  # to bind them would take as long as all the rest of sending
     args, kwargs = _bound(_signature_in(name, hashable), (None, *args), kwargs)
     return args[1:], kwargs
 

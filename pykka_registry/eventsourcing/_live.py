@@ -37,7 +37,8 @@ from pykka_registry.eventsourcing._command import (
     of_method,
 )
 from pykka_registry.eventsourcing._kept import check_has_topic
-from pykka_registry.eventsourcing._outcome import inserts_once, may_store_later
+from pykka_registry.eventsourcing._newcomers import Newcomers
+from pykka_registry.eventsourcing._outcome import inserts_once, may_store_later, saves_plainly
 from pykka_registry.eventsourcing._receipts import ReceiptBase, Receipts
 from pykka_registry.eventsourcing._retirement import Retirement
 from pykka_registry.eventsourcing._snapshots import Snapshots
@@ -130,9 +131,11 @@ def live_aggregates(  # noqa: PLR0913  # each is a word of its own
         app=app,
         snapshots=Snapshots(app, aggregate_class),
         receipts=receipts,
+        newcomers=Newcomers(),
         retirement=Retirement(policies.get("idle"), passivate_on, passivate_after),
         refusals=refusals,
         attempts=retries + 1,
+        saves_plainly=saves_plainly(app),
         inserts_once=inserts_once(app),
         may_store_later=may_store_later(app),
     )
@@ -365,7 +368,9 @@ class LiveRef(Generic[A]):
             account.or_create(Account, "Ada").call(Account.deposit, amount)
 
         What the factory triggers is stored in the same save as what the command does. It runs in
-        the aggregate's turn, and must make one of this id.
+        the aggregate's turn, and must make one of this id. While many are new it may run, and the
+        command on what it has made, before it is found out that there is one; then the command is
+        decided again.
         """
 
         def new() -> A:

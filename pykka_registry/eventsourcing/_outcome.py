@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from eventsourcing.domain import DomainEventProtocol
     from eventsourcing.persistence import StoredEvent
 
-__all__ = ["Outcome", "comes_from", "inserts_once", "look_up", "may_store_later"]
+__all__ = ["Outcome", "comes_from", "inserts_once", "look_up", "may_store_later", "saves_plainly"]
 
 _INSERT_ONCE = frozenset(
     {
@@ -45,15 +45,20 @@ class Outcome(Enum):
     """None."""
 
 
+def saves_plainly(app: Application[Any]) -> bool:
+    """Tell whether nobody but the library looks at what is saved."""
+    return type(app).save is Application[Any].save
+
+
 def inserts_once(app: Application[Any]) -> bool:
     """Tell whether a save is handed to the store once, so that it never meets its own events.
 
     Nobody knows that of a class that others have written: it may try again, as the library's
     recorder for PostgreSQL does.
     """
-    if type(app).save is not Application[Any].save:
-        return False
-    return all(type(recorder).__module__ in _INSERT_ONCE for recorder in _recorders(app))
+    return saves_plainly(app) and all(
+        type(recorder).__module__ in _INSERT_ONCE for recorder in _recorders(app)
+    )
 
 
 def comes_from(error: Exception, store: EventStore[Any]) -> bool:

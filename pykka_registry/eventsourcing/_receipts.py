@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -35,7 +36,6 @@ from pykka_registry.eventsourcing._kept import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from eventsourcing.application import Application
 
@@ -49,7 +49,9 @@ _BITS = 64
 _EXACTLY = frozenset({DecimalAsStr, UUIDAsHex})
 """Transcodings that keep a value as it is."""
 
-_PLAIN = frozenset({type(None), bool, int, float, str, Decimal, UUID})
+_PLAIN = frozenset(
+    {type(None), bool, int, float, str, Decimal, UUID, date, datetime, time, timedelta}
+)
 """Types of arguments in which nothing could have another order."""
 
 
@@ -244,12 +246,13 @@ class Receipts:
         whose = None if command.makes_id else str(aggregate_id)
         args, kwargs = command.arguments
         encode = self._events.mapper.transcoder.encode
+        named = sorted(kwargs.items())
         what = None
-        if not kwargs and _PLAIN.issuperset(map(type, args)):
+        if _PLAIN.issuperset(map(type, (*args, *kwargs.values()))):
             with contextlib.suppress(Exception):
-                what = encode([whose, args, kwargs])  # all at once, which is quicker
+                what = encode([whose, args, named])  # all at once, which is quicker
         if what is None:
-            items = [*enumerate(args), *sorted(kwargs.items())]
+            items = [*enumerate(args), *named]
             what = repr(
                 [whose, *((name, _encoded(value, encode)) for name, value in items)]
             ).encode()

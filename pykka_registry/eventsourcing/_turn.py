@@ -10,7 +10,6 @@ a batch. Until it is stored nobody has an answer, and nothing but commands sees 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from eventsourcing.application import Application
     from eventsourcing.domain import DomainEventProtocol
 
+    from pykka_registry.eventsourcing._newcomers import Newcomers
     from pykka_registry.eventsourcing._receipts import Receipts
     from pykka_registry.eventsourcing._retirement import Retirement
     from pykka_registry.eventsourcing._snapshots import Snapshots
@@ -71,9 +71,11 @@ class Setup:
     app: Application[Any]
     snapshots: Snapshots
     receipts: Receipts
+    newcomers: Newcomers
     retirement: Retirement
     refusals: tuple[type[Exception], ...]
     attempts: int
+    saves_plainly: bool
     inserts_once: bool
     may_store_later: bool
 
@@ -83,7 +85,7 @@ class _Events:
 
     Not the aggregate: the application would keep it, and take snapshots before we answer. Not the
     events one by one: of each the library would find out what it is, and that takes longer than to
-    store it.
+    store it. Only one that comes alone is quicker without this.
     """
 
     # No settings of snapshots are about this class, so the application takes none by its id.
@@ -178,9 +180,11 @@ class LiveActor(AggregateMixin, PooledActor):
         self._app = setup.app
         self._snapshots = setup.snapshots
         self._receipts = setup.receipts
+        self._newcomers = setup.newcomers
         self._retirement = setup.retirement
         self._refusals = setup.refusals
         self._attempts = setup.attempts
+        self._saves_plainly = setup.saves_plainly
         self._inserts_once = setup.inserts_once
         self._may_store_later = setup.may_store_later
         self._aggregate: Any = None
@@ -211,7 +215,8 @@ class LiveActor(AggregateMixin, PooledActor):
             self._flush()
             return self._execute_alone(command)
         try:
-            aggregate, version = self._load_or_make(command)
+            is_taken_for_new = self._is_likely_to_be_new(command)
+            aggregate, version = self._load_or_make(command, is_taken_for_new=is_taken_for_new)
             self._aggregate = None
             decision = self._decide(command, aggregate, is_made=version == 0)
             events = self._to_store(command, decision)
@@ -257,6 +262,7 @@ class LiveActor(AggregateMixin, PooledActor):
             return
         try:
             if not self._store_batch(batch):
+                self._newcomers.was_there()
                 for decided in batch:
                     try:
                         decided.answer.give(self._execute_alone(decided.command, is_again=True))
@@ -332,7 +338,44 @@ class LiveActor(AggregateMixin, PooledActor):
             self._snapshots.take(self._aggregate)
         self._leave_if_there_is_none()
 
+    def _is_likely_to_be_new(self, command: Command) -> bool:
+        """Tell whether to decide without a look at the store if there is an aggregate already."""
+        return (
+            self._newcomers.are_likely
+            and command.new is not None
+            and command.may_share
+            and self._aggregate is None
+            and not self._exists
+            # Events that are there already must not be taken for ours, of the same microsecond.
+            and (self._inserts_once or command.terms.command_id is not None)
+        )
+
+    def _take_for_new(self, command: Command) -> Decision[Any] | None:
+        """Carry out a command as if there were no aggregate; `None` if there may be one.
+
+        Raises:
+            PersistenceError: what the store has failed with.
+        """
+        try:
+            aggregate, _ = self._load_or_make(command, is_taken_for_new=True)
+            decision = self._decide(command, aggregate, is_made=True)
+            is_stored, first = self._store(command, decision)
+        except Exception as error:
+            if isinstance(error, PersistenceError) and not isinstance(error, _NOT_STORED):
+                raise
+            return None  # whatever it is, the caller is to get it for what is stored
+        if is_stored:
+            self._aggregate = aggregate
+            self._note_what_is_stored(aggregate, decision.events)
+            return decision
+        self._newcomers.was_there()
+        return None if first is None else self._repeat(first, command)
+
     def _execute(self, command: Command) -> Decision[Any]:
+        if self._is_likely_to_be_new(command):
+            decision = self._take_for_new(command)
+            if decision is not None:
+                return decision
         for _ in range(self._attempts):
             was_in_memory = self._aggregate is not None
             version = 0
@@ -357,8 +400,10 @@ class LiveActor(AggregateMixin, PooledActor):
                 raise AggregateExists(self.key)
         raise ConcurrencyError(self.key, attempts=self._attempts)
 
-    def _load_or_make(self, command: Command) -> tuple[Any, int]:
+    def _load_or_make(self, command: Command, *, is_taken_for_new: bool = False) -> tuple[Any, int]:
         """Return the aggregate and its version, which is 0 if this has made it.
+
+        If it must be new, or is taken for new, the store is not asked.
 
         Raises:
             AggregateExists: if it must be new, and is not.
@@ -371,9 +416,8 @@ class LiveActor(AggregateMixin, PooledActor):
                 return self._aggregate, expected
             self._aggregate = None  # the caller may know more
         aggregate, version = self._aggregate, None
-        if aggregate is None and not command.must_be_new:
-            with contextlib.suppress(AggregateNotFoundError) if command.new else _NOTHING:
-                aggregate = self._load()
+        if aggregate is None and not (command.must_be_new or is_taken_for_new):
+            aggregate = self._look_for(command)
         if aggregate is None:
             assert command.new is not None
             aggregate, version = command.new(), 0
@@ -387,6 +431,19 @@ class LiveActor(AggregateMixin, PooledActor):
         if expected is not None and version != expected:
             raise ConcurrencyError(self.key, expected=expected, found=version)
         return aggregate, version
+
+    def _look_for(self, command: Command) -> Any:
+        """Load the aggregate; return `None` if there is none, and the command makes it."""
+        try:
+            aggregate = self._load()
+        except AggregateNotFoundError:
+            if command.new is None:
+                raise
+            self._newcomers.has_come()
+            return None
+        if command.new is not None:
+            self._newcomers.was_there()
+        return aggregate
 
     def _load(self) -> Any:
         aggregate = self._aggregate = self._snapshots.load(self.key)
@@ -456,7 +513,8 @@ class LiveActor(AggregateMixin, PooledActor):
             OutcomeUnknown: if that cannot be found out, or may still change.
             Exception: what the store has failed with, if nothing is stored.
         """
-        saved: Any = _Events(self.key, events)
+        is_plain = len(events) == 1 and self._saves_plainly
+        saved: Any = events[0] if is_plain else _Events(self.key, events)
         try:
             self._app.save(saved)
         except _NOT_STORED:
@@ -547,6 +605,3 @@ def _unknown(error: OutcomeUnknown) -> OutcomeUnknown:
     another = OutcomeUnknown()
     another.__cause__ = error.__cause__
     return another
-
-
-_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()

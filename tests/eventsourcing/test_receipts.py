@@ -258,6 +258,12 @@ def test_a_command_is_the_same_however_its_arguments_are_passed(bank: Bank) -> N
         assert take.execute(Chest.take, count=1, what="socks").is_repeated
         with pytest.raises(CommandIdReused):
             take.call(Chest.take, count=2, what="socks")
+        lend = chest.using(command_id="d")
+        lend.call(Chest.lend, "socks", to="Eve", count=1)
+        assert lend.execute(Chest.lend, "socks", count=1, to="Eve").is_repeated
+        assert lend.execute(Chest.lend, what="socks", count=1, to="Eve").is_repeated
+        with pytest.raises(CommandIdReused):
+            lend.call(Chest.lend, "socks", to="Eve", count=2)
         with pytest.raises(TypeError, match="missing"):
             chest.using(command_id="c").call(Chest.put, size=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
@@ -279,6 +285,9 @@ class Chest(Aggregate):
 
     @event("Taken")
     def take(self, what: str, count: int) -> None:
+        pass
+
+    def lend(self, what: str, *, to: str, count: int) -> None:
         pass
 
     def fill(self, content: dict[str, Any]) -> None:
