@@ -21,7 +21,6 @@ from pykka_registry._mending import mend
 from pykka_registry._rows import Rows
 
 if TYPE_CHECKING:
-    from _thread import LockType
     from collections.abc import Callable
 
     from pykka_registry._entry import Blueprint, Incarnation
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Decisions"]
 
 T = TypeVar("T")
-
-_TRIES = 10
-"""How often a thread lets others go on before it sleeps on the table's lock."""
 
 
 class Decisions(Rows):
@@ -78,8 +74,6 @@ class Decisions(Rows):
         """
         after = After()
         try:
-            if self._lock.locked():
-                _let_go_on(self._lock)
             with self._lock:
                 if self._is_torn:
                     self._mend(after)
@@ -123,15 +117,3 @@ class Decisions(Rows):
                 name(key),
                 error=error,
             )
-
-
-def _let_go_on(lock: LockType) -> None:
-    """Let the thread that holds the lock go on; it had to pause just there.
-
-    Who sleeps on a lock gets it while another thread runs, and that one sleeps on it next: with
-    some threads at work each decision would cost two switches between them.
-    """
-    for _ in range(_TRIES):
-        time.sleep(0)
-        if not lock.locked():
-            return

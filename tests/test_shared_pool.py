@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from pykka_registry import _decisions, _turns
+from pykka_registry import _turns
 from pykka_registry._after import After
 from tests.support import PATIENCE, Gate, NoThreads, in_threads, poll, wait_for
 
@@ -224,27 +224,6 @@ def test_what_an_interrupt_has_come_upon_is_run_by_the_next_worker() -> None:
         assert done == []
         shared.do(done.append, 2)
         poll(lambda: done == [1, 2])
-
-
-class Held:
-    """Stands in for a lock that is held for a while."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-        self.asked = 0
-
-    def locked(self) -> bool:
-        self.asked += 1
-        return self.asked <= self.times
-
-
-@pytest.mark.parametrize(("times", "asked"), [(0, 1), (3, 4), (99, _decisions._TRIES)])
-def test_who_wants_the_tables_lock_lets_others_go_on_but_not_for_ever(
-    times: int, asked: int
-) -> None:
-    lock = Held(times)
-    _decisions._let_go_on(cast("Any", lock))
-    assert lock.asked == asked
 
 
 @pytest.mark.parametrize("count", [3, MANY])
