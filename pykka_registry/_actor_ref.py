@@ -37,11 +37,10 @@ class IncarnationRef(pykka.ActorRef[Any]):
         self.__dict__[name] = value
         return value
 
-    # Pykka's own first looks whether the actor is alive. Here a closed inbox says that it is not.
-
     def tell(self, message: Any) -> None:
         """See `pykka.ActorRef.tell`."""
-        if not self._life.inbox.accept(Envelope(message)):
+        life = self._life
+        if life._is_set or not life.inbox.accept(Envelope(message)):
             super().tell(message)  # which says why not
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
@@ -61,9 +60,10 @@ class IncarnationRef(pykka.ActorRef[Any]):
         return send_and_help(self._send, message).get()
 
     def _send(self, message: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        inbox = self._life.inbox
-        future.sent_to(inbox.owner)
-        if inbox.accept(Envelope(message, future)):
-            return future
+        life = self._life
+        if not life._is_set:  # else in a forked child a lost thread may hold its inbox's lock
+            future: Future[Any] = Future()
+            future.sent_to(life.inbox.owner)
+            if life.inbox.accept(Envelope(message, future)):
+                return future
         return cast("Future[Any]", super().ask(message, block=False))  # which says why not

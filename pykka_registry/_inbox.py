@@ -274,9 +274,9 @@ class Inbox:
         """Tell whether there is nothing to get; out of date as soon as it is said."""
         return not self._batch and not self._envelopes
 
-    def is_crowded(self) -> bool:
-        """Tell whether there are several to get; out of date as soon as it is said."""
-        return len(self._batch) + len(self._envelopes or ()) > 1
+    def count(self) -> int:
+        """Return how many there are to get; out of date as soon as it is said."""
+        return len(self._batch) + len(self._envelopes or ())
 
     # For a reader that is a thread.
 

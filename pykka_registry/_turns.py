@@ -104,25 +104,30 @@ class _Shared:
         except BaseException as error:
             with self._lock:
                 self._coming.discard(worker)
-            if isinstance(error, RuntimeError):
-                with contextlib.suppress(ValueError, IndexError):  # others take from it meanwhile
-                    self._due.remove(task)
+                # Who runs will come to it, and whoever is told of the failure comes again as well.
+                if isinstance(error, RuntimeError) and not self._running:
+                    with contextlib.suppress(ValueError):
+                        self._due.remove(task)
             raise
 
     def _work(self, worker: object) -> None:
         with self._lock:
             self._coming.discard(worker)
             self._running.add(worker)
-        while True:
-            try:
-                function, args = self._due.popleft()
-            except IndexError:
-                with self._lock:
-                    if not self._due:
-                        self._running.discard(worker)
-                        return
-                continue
-            _run(function, args, "the pool")
+        try:
+            while True:
+                try:
+                    function, args = self._due.popleft()
+                except IndexError:
+                    with self._lock:
+                        if not self._due:
+                            self._running.discard(worker)
+                            return
+                    continue
+                _run(function, args, "the pool")
+        finally:  # a handler of the log may raise what it likes
+            with self._lock:
+                self._running.discard(worker)
 
     def get(self) -> concurrent.futures.Executor:
         if self._executor is None:
@@ -160,7 +165,8 @@ class _Spares:
             self._start()
         except RuntimeError:
             with self._lock:
-                if self._threads:
+                # Those of others that have not begun may be about to fail, too.
+                if any(thread.is_alive() for thread in self._threads):
                     return
                 self._todo = deque(one for one in self._todo if one is not task)
             raise
@@ -475,8 +481,8 @@ class Turns:
         """Take a turn until there is a result, if it is due and that may be; tells whether so."""
         if not (self.helping and _waits.may_help() and _waits.has_room()):
             return False
-        if self.inbox.is_crowded():
-            time.sleep(0)  # to the pool's thread, if it has come: it takes them all in one turn
+        if self.inbox.count() > BATCH:
+            time.sleep(0)  # for the pool's thread, if it has come: it has them done in fewer turns
         return self.take_turn(until)
 
     def recover(self, depth: int) -> None:

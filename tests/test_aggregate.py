@@ -152,7 +152,13 @@ def test_an_aggregate_made_by_hand_works_but_has_no_key() -> None:
         counting.registry  # noqa: B018
     assert counting.actor_ref.is_alive()
     counting.actor_stopped.set()
-    assert not counting.actor_ref.is_alive()
+    ref = counting.actor_ref
+    assert not ref.is_alive()
+    with pytest.raises(pykka.ActorDeadError, match="not found"):
+        ref.tell("anything")
+    with pytest.raises(pykka.ActorDeadError, match="not found"):
+        ref.ask("anything", block=False).get(timeout=PATIENCE)
+    assert ref.stop(timeout=PATIENCE) is False
 
 
 # Constructor and hooks.

@@ -196,6 +196,23 @@ def test_if_there_is_no_thread_at_all_it_is_not_run(monkeypatch: pytest.MonkeyPa
         poll(lambda: done == [2])
 
 
+def test_if_there_is_no_thread_for_it_who_runs_comes_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its sender comes again, and may find that nobody runs by then, and no thread either."""
+    with Counting(1) as executor:
+        shared = shared_with(executor)
+        gate, done = Gate(), threading.Event()
+        shared.do(gate.pass_through)
+        gate.wait_until_reached()
+        shared._executor = Failing(RuntimeError("no thread"), takes=False)
+        with NoThreads(monkeypatch), pytest.raises(RuntimeError):
+            shared.do(done.set)
+        gate.open()
+        wait_for(done)
+        poll(lambda: nobody_is_left(shared))
+
+
 def test_if_another_has_run_it_meanwhile_that_is_said_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -206,12 +223,31 @@ def test_if_another_has_run_it_meanwhile_that_is_said_all_the_same(
         class Refusing:
             def do(self, *_args: Any) -> NoReturn:
                 wait_for(done)
+                poll(lambda: not shared._running)
                 raise RuntimeError("no thread")
 
         monkeypatch.setattr(_turns, "_spares", Refusing())
         with pytest.raises(RuntimeError):
             shared.do(done.set)
-        poll(lambda: nobody_is_left(shared))
+        assert nobody_is_left(shared)
+
+
+def test_a_worker_that_the_log_has_ended_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_args: Any, **_kwargs: Any) -> NoReturn:
+        raise SystemExit
+
+    def fail() -> NoReturn:
+        raise LookupError("mine")
+
+    with Counting(1) as executor:
+        shared = shared_with(executor)
+        with monkeypatch.context() as patch:
+            patch.setattr(_turns, "log", end)
+            shared.do(fail)
+            poll(lambda: nobody_is_left(shared))
+        done = threading.Event()
+        shared.do(done.set)
+        wait_for(done)
 
 
 def test_what_an_interrupt_has_come_upon_is_run_by_the_next_worker() -> None:

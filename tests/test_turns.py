@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import traceback
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pykka
@@ -26,7 +28,7 @@ from pykka_registry import (
     _turns,
     _waits,
 )
-from tests.support import PATIENCE, Gate, NoThreads, poll, wait_for
+from tests.support import PATIENCE, Gate, NoThreads, join, poll, start_thread, wait_for
 from tests.test_mending import Aside
 
 if TYPE_CHECKING:
@@ -360,6 +362,52 @@ def test_of_two_who_want_the_shared_pool_first_one_makes_it() -> None:
 
     shared._lock = cast("Any", Late())
     assert shared.get() is other
+
+
+def test_a_dead_ref_needs_no_lock_that_a_lost_thread_might_hold() -> None:
+    """As in a child that was forked while another thread was sending."""
+    with AggregateRegistry.start(Noting) as registry:
+        ref: Any = registry.get_or_start("a")
+        assert registry.ref("a").stop() is True
+        errors: list[type[BaseException]] = []
+
+        def send() -> None:
+            for send in (ref.tell, partial(ref.ask, block=False)):
+                try:
+                    send("anything").get(timeout=PATIENCE)
+                except pykka.ActorDeadError as error:
+                    errors.append(type(error))
+
+        with ref._life.inbox._lock:
+            join(start_thread(send))
+        assert errors == [pykka.ActorDeadError] * 2
+
+
+@pytest.mark.parametrize(("count", "lets_the_pool_come"), [(2, False), (_turns.BATCH + 1, True)])
+def test_who_would_have_to_run_many_others_first_lets_the_pool_come_before(
+    count: int, lets_the_pool_come: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Aside()
+    with AggregateRegistry.start(Noting, executor=executor) as registry:
+        assert registry.ref("a").call(Noting.add) == 1
+        slept: list[float] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(_turns, "time", SimpleNamespace(sleep=slept.append))
+            answers = [registry.ref("a").submit(Noting.add) for _ in range(count)]
+            assert answers[0].get() == 1
+        assert slept == [0] * lets_the_pool_come
+        executor.open()
+        assert [answer.get(timeout=PATIENCE) for answer in answers] == [1] * count
+
+
+def test_a_spare_thread_that_cannot_be_started_is_not_counted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spares = _turns._Spares()
+    spares._threads.add(threading.Thread())  # another's, which is about to fail
+    with NoThreads(monkeypatch), pytest.raises(RuntimeError, match="can't start new thread"):
+        spares.do(int)
+    assert not spares._todo
 
 
 def test_there_are_so_many_spare_threads_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -369,8 +369,8 @@ class LiveRef(Generic[A]):
 
         What the factory triggers is stored in the same save as what the command does. It runs in
         the aggregate's turn, and must make one of this id. While many are new it may run, and the
-        command on what it has made, before it is found out that there is one; then the command is
-        decided again.
+        command on what it has made, before it is found out whether there is one; if there is, or
+        either fails, the command is decided again.
         """
 
         def new() -> A:

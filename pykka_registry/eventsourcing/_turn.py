@@ -359,11 +359,14 @@ class LiveActor(AggregateMixin, PooledActor):
         try:
             aggregate, _ = self._load_or_make(command, is_taken_for_new=True)
             decision = self._decide(command, aggregate, is_made=True)
+        except Exception:  # noqa: BLE001  # the caller is to get it for what is stored
+            return None
+        try:
             is_stored, first = self._store(command, decision)
         except Exception as error:
             if isinstance(error, PersistenceError) and not isinstance(error, _NOT_STORED):
                 raise
-            return None  # whatever it is, the caller is to get it for what is stored
+            return None  # nothing is stored, and why may have to do with what was made
         if is_stored:
             self._aggregate = aggregate
             self._note_what_is_stored(aggregate, decision.events)

@@ -555,6 +555,22 @@ def test_an_application_may_look_at_what_it_saves(popo: Store) -> None:
         assert bank.saved == [(ADA, version) for version in (1, 3, 4, 4, 4)]
 
 
+def test_an_application_may_have_its_save_replaced(
+    popo: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_bank(popo) as bank:
+        save, saved = bank.save, list[tuple[Any, int]]()
+
+        def note(*objs: Any, **kwargs: Any) -> Any:
+            saved.extend((each.id, each.version) for each in objs)
+            return save(*objs, **kwargs)
+
+        monkeypatch.setattr(bank, "save", note)
+        with live_aggregates(bank, Account) as accounts:
+            accounts.create(Account, "Ada").call(Account.deposit, Decimal(1))
+        assert saved == [(ADA, 1), (ADA, 2)]
+
+
 # Others write, too.
 
 

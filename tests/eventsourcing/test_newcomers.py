@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import pytest
 from eventsourcing.application import AggregateNotFoundError
-from eventsourcing.persistence import OperationalError, Transcoding
+from eventsourcing.domain import Aggregate, event
+from eventsourcing.persistence import IntegrityError, OperationalError, Transcoding
 from eventsourcing.popo import POPOApplicationRecorder
 
 from pykka_registry.eventsourcing import ConcurrencyError, live_aggregates
@@ -165,6 +167,58 @@ def test_a_refusal_rests_on_what_is_stored(
     open_elsewhere(bank)
     again = customer(accounts, "Ada", command_id=command_id and "b")
     assert again.call(Account.withdraw, ONE) == stored(bank).balance == 0
+
+
+class Taken(IntegrityError):
+    """A domain's own."""
+
+
+class Library(Aggregate):
+    """Has a number of copies, and lends them."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.copies = 0
+
+    @staticmethod
+    def create_id(owner: str) -> UUID:
+        return uuid5(NAMESPACE_URL, owner)
+
+    @event("Bought")
+    def buy(self, count: int) -> None:
+        self.copies += count
+
+    def lend(self) -> int:
+        if self.copies == 0:
+            raise Taken
+        self.buy(-1)
+        return self.copies
+
+
+@pytest.mark.parametrize("command_id", [None, "a"])
+def test_a_domains_own_error_of_the_stores_kind_rests_on_what_is_stored(
+    command_id: str | None, popo: Store
+) -> None:
+    with (
+        open_bank(popo) as bank,
+        live_aggregates(bank, Library, refusals=[Taken], retries=0) as libraries,
+    ):
+
+        def library(owner: str, **options: Any) -> LiveRef[Library]:
+            ref = libraries.ref(Library.create_id(owner)).or_create(Library, owner)
+            return ref.using(**options)
+
+        library("Ada").call(Library.buy, 1)
+        library("Ada").stop()
+        for number in range(ENOUGH):
+            library(f"{number}").call(Library.buy, 1)
+        assert library("Ada", command_id=command_id).call(Library.lend) == 0
+        for number in range(ENOUGH):
+            library(f"once more {number}").call(Library.buy, 1)
+        for _ in range(2):
+            with pytest.raises(Taken):
+                library("Eve", command_id=command_id and "b").call(Library.lend)
+        assert (libraries.receipt("b") is not None) == (command_id is not None)
 
 
 def test_an_event_that_cannot_be_encoded_rests_on_what_is_stored(popo: Store) -> None:
