@@ -60,6 +60,10 @@ WIDTH = 32
 BATCH = 64
 """How many messages a turn handles at most before others get theirs."""
 
+MANY = 256
+"""If more messages than that wait, a thread that would help first lets one of the pool come, which
+handles them in fewer turns. That gives way to all other threads, too, so it must be worth it."""
+
 
 class _Shared:
     """The shared pool: made when it is first wanted, and once more in a forked child.
@@ -481,7 +485,7 @@ class Turns:
         """Take a turn until there is a result, if it is due and that may be; tells whether so."""
         if not (self.helping and _waits.may_help() and _waits.has_room()):
             return False
-        if self.inbox.count() > BATCH:
+        if self.inbox.count() > MANY:
             time.sleep(0)  # for the pool's thread, if it has come: it has them done in fewer turns
         return self.take_turn(until)
 

@@ -942,7 +942,7 @@ GUARDS = [
     Guard(
         "who waits for one of a few helps at once",
         "_turns.py",
-        "        if self.inbox.count() > BATCH:",
+        "        if self.inbox.count() > MANY:",
         "        if self.inbox.count() > 1:",
         "tests/test_turns.py -k lets_the_pool_come",
     ),

@@ -383,7 +383,7 @@ def test_a_dead_ref_needs_no_lock_that_a_lost_thread_might_hold() -> None:
         assert errors == [pykka.ActorDeadError] * 2
 
 
-@pytest.mark.parametrize(("count", "lets_the_pool_come"), [(2, False), (_turns.BATCH + 1, True)])
+@pytest.mark.parametrize(("count", "lets_the_pool_come"), [(2, False), (_turns.MANY + 1, True)])
 def test_who_would_have_to_run_many_others_first_lets_the_pool_come_before(
     count: int, lets_the_pool_come: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
