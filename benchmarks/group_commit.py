@@ -100,7 +100,7 @@ def measure(settings: Settings, threads: int) -> Result:
 @contextmanager
 def popo_stores() -> Generator[Callable[[], Settings]]:
     """Yield what makes settings for a new store."""
-    print("popo: in memory; there is no transaction to share")
+    print("popo: in memory")
     yield dict
 
 

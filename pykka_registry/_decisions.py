@@ -1,8 +1,13 @@
 """Decisions: how the rows of a table are changed, and the only lock on them.
 
+Who may touch what: every write to the rows, an entry, or an incarnation happens under the table's
+lock, but for what is said to be set once. `active` is read without it: reading a `dict` is atomic,
+on a free-threaded build too, and a ref leaves `active` before its actor's stop flag is set, so a
+ref that is found there was alive when it was found.
+
 Under the lock only the table's fields change, inboxes and futures are touched (their locks are
 leaves), and keys are hashed and compared. No constructor, hook, handler, listener or `__repr__`
-runs under it: what is decided under the lock is carried out after it.
+runs under it: what is decided under the lock is carried out after it; see `_change`.
 """
 
 from __future__ import annotations

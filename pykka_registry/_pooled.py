@@ -13,7 +13,8 @@ from pykka_registry._events import EndReason
 from pykka_registry._flag import StopFlag
 from pykka_registry._future import Future
 from pykka_registry._inbox import Inbox, answer, fail, is_stop
-from pykka_registry._turns import Turns, in_spare_thread, send_and_help
+from pykka_registry._pool import in_spare_thread
+from pykka_registry._turns import Turns, send_and_help
 from pykka_registry._waits import Runs, may_help, mine
 
 if TYPE_CHECKING:

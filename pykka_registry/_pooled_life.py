@@ -13,7 +13,8 @@ from pykka_registry import _waits
 from pykka_registry._events import EndReason
 from pykka_registry._inbox import fail, is_stop
 from pykka_registry._life import Life, Tail
-from pykka_registry._turns import Turns, are_threads_wanting, in_pool, in_spare_thread, rescue
+from pykka_registry._pool import are_threads_wanting, in_pool, in_spare_thread, rescue
+from pykka_registry._turns import Turns
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -122,7 +123,7 @@ class PooledLife(Life, Turns):
         return (
             incarnation.asked is None
             and incarnation.entry.table.refusal is None
-            and self.helping
+            and class_of(incarnation).helping
             and _waits.may_help()
             and self.inbox.claim_idle()
         )

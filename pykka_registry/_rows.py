@@ -5,8 +5,9 @@
     absent ──claimed while it rests──▶ BACKOFF ──its time──▶ STARTING
     STARTING, ACTIVE, STOPPING ──abandoned──▶ QUARANTINED ──ended, or released──▶ absent
 
-This is how rows change; `_table.py` says when, and has the lock that everything here needs. What
-would run user code, or take long, is put off until the lock is released; see `After`.
+This is how rows change. `_decisions.py` has the lock that everything here needs; when they change
+say `_course.py`, `_closing.py` and `_table.py`, each on top of the one before. What would run user
+code, or take long, is put off until the lock is released; see `After`.
 """
 
 from __future__ import annotations

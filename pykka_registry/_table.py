@@ -1,13 +1,4 @@
-"""The table: who may change the rows, and the only lock on them.
-
-Who may touch what: every write to the rows, an entry, or an incarnation happens under the table's
-lock, but for what is said to be set once. `active` is read without it: reading a `dict` is atomic,
-on a free-threaded build too, and a ref leaves `active` before its actor's stop flag is set, so a
-ref that is found there was alive when it was found.
-
-Under the lock only table fields change, inboxes and futures are touched (their locks are leaves),
-and keys are hashed and compared. No constructor, hook, handler, listener or `__repr__` runs under
-it: decisions are made under the lock, and carried out after it; see `_change`.
+"""The table: the keys of one registry, and what anybody may ask of them.
 
 How a letter, which is addressed to a key, finds its incarnation: while the key is active letters go
 straight into that one's inbox. Else they wait in the entry's queue, which is moved into the next

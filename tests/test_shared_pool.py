@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from pykka_registry import _turns
+from pykka_registry import _pool
 from pykka_registry._after import After
 from tests.support import PATIENCE, Gate, NoThreads, in_threads, poll, wait_for
 
@@ -47,26 +47,26 @@ class Failing(Counting):
         raise error
 
 
-def shared_with(executor: concurrent.futures.Executor) -> _turns._Shared:
-    shared = _turns._Shared()
+def shared_with(executor: concurrent.futures.Executor) -> _pool._Shared:
+    shared = _pool._Shared()
     shared._executor = executor
     return shared
 
 
 @pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[_turns._Shared, Counting]]:
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[_pool._Shared, Counting]]:
     """A shared pool of two threads."""
-    monkeypatch.setattr(_turns, "WIDTH", 2)
+    monkeypatch.setattr(_pool, "WIDTH", 2)
     with Counting(2) as executor:
         yield shared_with(executor), executor
 
 
-def nobody_is_left(shared: _turns._Shared) -> bool:
+def nobody_is_left(shared: _pool._Shared) -> bool:
     return not (shared._due or shared._coming or shared._running)
 
 
 def test_however_many_are_due_the_executor_has_no_more_tasks_than_threads(
-    narrow: tuple[_turns._Shared, Counting],
+    narrow: tuple[_pool._Shared, Counting],
 ) -> None:
     shared, executor = narrow
     gates = [Gate(), Gate()]
@@ -87,7 +87,7 @@ def test_however_many_are_due_the_executor_has_no_more_tasks_than_threads(
 
 
 def test_nobody_counts_on_a_task_that_the_executor_has_yet_to_begin(
-    narrow: tuple[_turns._Shared, Counting],
+    narrow: tuple[_pool._Shared, Counting],
 ) -> None:
     shared, executor = narrow
     gates = [Gate(), Gate()]
@@ -129,7 +129,7 @@ def test_what_comes_as_the_last_worker_is_about_to_leave_is_run_by_it() -> None:
 
 
 def test_each_is_run_once_whoever_comes_and_leaves(
-    narrow: tuple[_turns._Shared, Counting],
+    narrow: tuple[_pool._Shared, Counting],
 ) -> None:
     """Workers come and leave all the time: for each task the senders wait until it was run."""
     shared, _ = narrow
@@ -226,7 +226,7 @@ def test_if_another_has_run_it_meanwhile_that_is_said_all_the_same(
                 poll(lambda: not shared._running)
                 raise RuntimeError("no thread")
 
-        monkeypatch.setattr(_turns, "_spares", Refusing())
+        monkeypatch.setattr(_pool, "_spares", Refusing())
         with pytest.raises(RuntimeError):
             shared.do(done.set)
         assert nobody_is_left(shared)
@@ -242,7 +242,7 @@ def test_a_worker_that_the_log_has_ended_is_gone(monkeypatch: pytest.MonkeyPatch
     with Counting(1) as executor:
         shared = shared_with(executor)
         with monkeypatch.context() as patch:
-            patch.setattr(_turns, "log", end)
+            patch.setattr(_pool, "log", end)
             shared.do(fail)
             poll(lambda: nobody_is_left(shared))
         done = threading.Event()

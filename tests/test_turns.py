@@ -24,6 +24,7 @@ from pykka_registry import (
     _flag,
     _future,
     _life,
+    _pool,
     _pooled_life,
     _turns,
     _waits,
@@ -108,8 +109,8 @@ def test_a_callback_of_a_future_may_wait_for_what_it_sends() -> None:
 # In a forked child.
 
 LOCKS: dict[str, Callable[[], list[Any]]] = {
-    "the shared pool": lambda: [_turns._shared._lock],
-    "the spare threads": lambda: [_turns._spares._lock],
+    "the shared pool": lambda: [_pool._shared._lock],
+    "the spare threads": lambda: [_pool._spares._lock],
     "the inboxes": lambda: _pooled_life._LOCKS,
     "the lives": lambda: _life._LOCK,
     "the stop flags": lambda: _flag._LOCK,
@@ -127,7 +128,7 @@ def use_every_lock() -> None:
         assert registry[0].actor_urn != registry[1].actor_urn
         assert registry[0].actor_stopped.wait(0) is False
         done = threading.Event()
-        _turns._spares.do(done.set)
+        _pool._spares.do(done.set)
         wait_for(done)
         assert registry[0].stop() is True
 
@@ -292,7 +293,7 @@ def test_a_child_that_is_forked_in_a_start_is_refused_what_it_started_for(what: 
 def test_what_no_thread_can_be_started_for_the_spare_ones_that_there_are_come_to(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spares = _turns._Spares()
+    spares = _pool._Spares()
     gate, done = Gate(), threading.Event()
 
     def fail() -> None:
@@ -314,7 +315,7 @@ def test_what_was_to_have_a_thread_of_its_own_gets_one_later(
 ) -> None:
     done = threading.Event()
     with NoThreads(monkeypatch):
-        _turns.in_spare_thread(done.set)
+        _pool.in_spare_thread(done.set)
         _turns.remember()
     assert not done.is_set()
     _turns.remember()
@@ -326,7 +327,7 @@ def test_who_waits_in_an_actor_runs_what_no_thread_can_be_started_for(
 ) -> None:
     threads: list[threading.Thread] = []
     with NoThreads(monkeypatch):
-        _turns.rescue(lambda: threads.append(threading.current_thread()))
+        _pool.rescue(lambda: threads.append(threading.current_thread()))
     assert threads == [threading.current_thread()]
 
 
@@ -349,7 +350,7 @@ def test_who_waits_runs_what_the_executor_has_cancelled_and_no_thread_can_be_sta
 
 
 def test_of_two_who_want_the_shared_pool_first_one_makes_it() -> None:
-    shared, other = _turns._Shared(), concurrent.futures.ThreadPoolExecutor(1)
+    shared, other = _pool._Shared(), concurrent.futures.ThreadPoolExecutor(1)
 
     class Late:
         """Stands in for the lock: another thread has made the pool before it is to be had."""
@@ -403,7 +404,7 @@ def test_who_would_have_to_run_many_others_first_lets_the_pool_come_before(
 def test_a_spare_thread_that_cannot_be_started_is_not_counted_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spares = _turns._Spares()
+    spares = _pool._Spares()
     spares._threads.add(threading.Thread())  # another's, which is about to fail
     with NoThreads(monkeypatch), pytest.raises(RuntimeError, match="can't start new thread"):
         spares.do(int)
@@ -411,8 +412,8 @@ def test_a_spare_thread_that_cannot_be_started_is_not_counted_on(
 
 
 def test_there_are_so_many_spare_threads_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_turns, "WIDTH", 1)
-    spares = _turns._Spares()
+    monkeypatch.setattr(_pool, "WIDTH", 1)
+    spares = _pool._Spares()
     gate = Gate()
     threads: list[threading.Thread] = []
     done = threading.Event()
