@@ -77,7 +77,7 @@ bench: .venv/bench
 	$(PY) -m benchmarks.bank
 	$(PY) -m tests.conservation
 	TEST_RUNTIME=pooled $(PY) -m tests.conservation
-	$(PY) -m benchmarks.soak --seconds 60
+	MALLOC_ARENA_MAX=1 $(PY) -m benchmarks.soak --seconds 60
 	$(PY) -m benchmarks.runtime --plot docs/throughput.svg
 
 clean:
