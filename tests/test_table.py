@@ -64,3 +64,11 @@ def test_one_that_is_out_already_is_cut_off_from_who_waits_for_it() -> None:
         future.get(timeout=0)
     assert entry.state is State.ABSENT
     assert table._queued == 0
+
+
+def test_a_key_that_nobody_runs_needs_no_rescue() -> None:
+    table = a_table()
+    entry = Entry("a", table)
+    entry.rescue()
+    assert entry.help(Future()) is False
+    assert entry.state is State.ABSENT

@@ -232,6 +232,16 @@ def test_an_event_that_cannot_be_encoded_rests_on_what_is_stored(popo: Store) ->
         assert accounts.ref(ADA).execute(Account.has, ONE).version == 3
 
 
+def test_an_event_that_can_never_be_encoded_leaves_no_aggregate(
+    bank: Bank, accounts: LiveAggregates[Account]
+) -> None:
+    with pytest.raises(TypeError, match="not serializable"):
+        customer(accounts, "Ada", command_id="a").call(Account.note, object())
+    with pytest.raises(AggregateNotFoundError):
+        stored(bank)
+    assert customer(accounts, "Ada", command_id="b").call(Account.deposit, ONE) == 1
+
+
 @pytest.mark.parametrize("way", ["call", "submit"])
 def test_a_command_that_was_done_before_gets_its_first_answer(
     way: str, bank: Bank, accounts: LiveAggregates[Account]
