@@ -282,6 +282,8 @@ class Course(Decisions):
                 self._fail_requests(entry, RegistryStopped(self.refusal), after)
             try:
                 self._hand_over(entry, reason, cause, after, stopped=stopped)
+            except RecursionError:
+                raise  # the end of this thread's stack: mended, like what an interrupt cuts short
             except Exception as error:  # noqa: BLE001  # a key's own __hash__ or __eq__
                 self._cut_off(entry, error, after)
         self._admit(after)
