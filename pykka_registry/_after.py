@@ -15,7 +15,6 @@ _MANY = 32
 
 
 _Item: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
-_List: TypeAlias = list[_Item]
 
 
 class After:
@@ -24,7 +23,7 @@ class After:
     __slots__ = ("_todo",)
 
     def __init__(self) -> None:
-        self._todo: _List | deque[_Item] = []
+        self._todo: list[_Item] | deque[_Item] = []
 
     def do(self, action: Callable[..., object], *args: Any) -> None:
         """Have it done."""

@@ -218,6 +218,7 @@ class Inbox:
                 # was not accepted yet, and never the wake-up for one that was.
                 if self._parked is not None:
                     self._unpark()
+                # The first two are what that one asks, too: a call costs time.
                 is_due = self._turn == _DUE and not self._is_submitted
                 wake = self._wake_again() if is_due else None
                 self._visited = True

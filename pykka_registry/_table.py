@@ -13,7 +13,7 @@ import logging
 import time
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
@@ -52,14 +52,6 @@ if TYPE_CHECKING:
     from pykka_registry._policy import Policy
 
 __all__ = ["Table"]
-
-T = TypeVar("T")
-
-_TRIES = 10
-"""How often a thread lets others go on before it sleeps on the table's lock."""
-
-_LAST_LINES = 5.0
-"""Seconds that a shutdown waits for threads whose aggregates have ended."""
 
 
 class Table(Closing):
