@@ -132,7 +132,7 @@ def test_a_shutdown_by_a_thread_that_is_about_to_end_does_not_wait_for_itself() 
 
 
 def test_a_log_that_blocks_keeps_no_shutdown_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pykka_registry._table._LAST_LINES", 0.01)
+    monkeypatch.setattr("pykka_registry._closing._LAST_LINES", 0.01)
     registry = AggregateRegistry.start(Counting, max_failures=0, quarantine=None)
     gate = Gate()
     with InTheEnd(gate.pass_through):
